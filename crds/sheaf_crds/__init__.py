@@ -1,0 +1,1 @@
+"""The API types of Sheaf and what is generated from them."""

@@ -1,0 +1,1 @@
+"""The engine timing model: a pure library in virtual time."""

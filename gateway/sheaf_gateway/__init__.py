@@ -1,0 +1,1 @@
+"""The gateway: one OpenAI-compatible endpoint over a fleet of engine pods."""

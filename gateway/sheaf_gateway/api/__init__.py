@@ -1,0 +1,1 @@
+"""The surface that callers see: OpenAI routes, errors, keys, management."""

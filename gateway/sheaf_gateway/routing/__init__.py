@@ -1,0 +1,1 @@
+"""Which pod answers soonest: pure decisions."""

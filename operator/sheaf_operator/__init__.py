@@ -1,0 +1,1 @@
+"""The operator: turns declared objects into engine pods."""

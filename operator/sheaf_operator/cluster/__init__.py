@@ -1,0 +1,1 @@
+"""Where decisions are carried out: one protocol, a Kubernetes implementation."""

@@ -1,0 +1,1 @@
+"""The local cluster: the same operator and gateway over processes."""
