@@ -1,0 +1,88 @@
+"""AutoscalingPolicy: how a Model scales; many Models may refer to one."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sheaf_crds.base import ApiType, Duration
+from sheaf_crds.meta import KubeObject, Status
+
+Signal = Literal["SLO", "Concurrency", "QueuePressure"]
+
+
+class ScaleRule(ApiType):
+    """How fast the number of replicas moves in one direction."""
+
+    stabilization: Duration = Field(
+        default=0.0,
+        description="How long a wish must last before it is followed; the mildest wish in it counts.",
+    )
+    max_step: int | None = Field(default=None, ge=1, le=10_000, description="Most replicas moved at once.")
+
+
+class ScaleToZero(ApiType):
+    """When the last replica may go."""
+
+    after: Duration = Field(default=1800.0, description="Time without a request after which no replica is kept.")
+
+
+class Schedule(ApiType):
+    """Bounds for certain hours of the week."""
+
+    name: str = Field(description="Name of the window.", min_length=1, max_length=63)
+    days: Annotated[tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...], Field(max_length=7)] = Field(
+        default=(), description="Days on which the window opens; none: every day."
+    )
+    start: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = Field(
+        description="When it opens, HH:MM."
+    )
+    end: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = Field(
+        description="When it closes, HH:MM; earlier than start: on the next day."
+    )
+    time_zone: str = Field(default="UTC", description="IANA time zone of start and end.", max_length=64)
+    min_replicas: int | None = Field(default=None, ge=0, le=10_000, description="Floor while the window is open.")
+    max_replicas: int | None = Field(default=None, ge=1, le=10_000, description="Ceiling while the window is open.")
+
+
+class AutoscalingPolicySpec(ApiType):
+    """How a Model scales."""
+
+    signal: Signal = Field(
+        default="SLO",
+        description="SLO: predicted attainment of the Model's SLO. Concurrency: running requests of a replica. "
+        "QueuePressure: waiting requests and KV use.",
+    )
+    target: float | None = Field(
+        default=None,
+        gt=0,
+        description="Value to hold for each replica: requests (Concurrency) or share of capacity from 0 to 1 (QueuePressure).",
+    )
+    min_replicas: int = Field(default=1, ge=0, le=10_000, description="Never fewer replicas than this.")
+    max_replicas: int = Field(default=1, ge=1, le=10_000, description="Never more replicas than this.")
+    scale_up: ScaleRule = Field(default_factory=ScaleRule, description="How fast replicas are added.")
+    scale_down: ScaleRule = Field(
+        default_factory=lambda: ScaleRule(stabilization=300.0), description="How fast replicas are removed."
+    )
+    scale_to_zero: ScaleToZero | None = Field(
+        default=None, description="When the last replica may go; none: minReplicas stay."
+    )
+    schedules: Annotated[tuple[Schedule, ...], Field(max_length=32)] = Field(
+        default=(), description="Bounds for certain hours.", json_schema_extra={"listMapKey": "name"}
+    )
+
+
+class AutoscalingPolicyStatus(Status):
+    """What was observed of an AutoscalingPolicy."""
+
+    models: int = Field(default=0, ge=0, description="Models that refer to this policy.")
+
+
+class AutoscalingPolicy(KubeObject):
+    """How Models scale."""
+
+    PLURAL: ClassVar[str] = "autoscalingpolicies"
+    SHORT: ClassVar[str] = "asp"
+
+    kind: Literal["AutoscalingPolicy"] = "AutoscalingPolicy"
+    spec: AutoscalingPolicySpec = Field(default_factory=AutoscalingPolicySpec)
+    status: AutoscalingPolicyStatus = Field(default_factory=AutoscalingPolicyStatus)

@@ -1,0 +1,150 @@
+"""Model: a base model, the engine that runs it, the hardware it may use and how many replicas there may be."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sheaf_crds.base import ApiType, Duration, Ref
+from sheaf_crds.meta import KubeObject, Status
+
+MODEL_SOURCE_PATTERN = r"^(hf|s3|https|pvc|file)://[^\s]+$"
+
+ModelSource = Annotated[str, Field(pattern=MODEL_SOURCE_PATTERN, max_length=2048)]
+
+
+class EnvVar(ApiType):
+    """One environment variable of the engine process."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)] = Field(
+        description="Name of the variable."
+    )
+    value: str = Field(description="Its value, taken as it is.", max_length=32768)
+
+
+class Engine(ApiType):
+    """The program that runs the model."""
+
+    name: Literal["vllm", "emulator"] = Field(
+        default="vllm",
+        description="vllm runs the model; emulator speaks the same API over a timing model, without weights or GPU.",
+    )
+    args: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=128)] = Field(
+        default=(),
+        description="Further command line arguments, each as one item in the form --flag or --flag=value. "
+        "Those that Sheaf sets itself (address, port, served name, LoRA and KV event settings) are refused.",
+    )
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = Field(
+        default=(), description="Environment variables.", json_schema_extra={"listMapKey": "name"}
+    )
+    image: str | None = Field(
+        default=None, description="Container image; the default is the chart's engine image.", max_length=1024
+    )
+
+
+class Accelerator(ApiType):
+    """A kind of accelerator that a replica may run on."""
+
+    type: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] = Field(
+        description="Type as nodes carry it in the label sheaf.dev/accelerator, such as nvidia-l4."
+    )
+    count: int = Field(default=1, ge=1, le=64, description="Accelerators for one replica.")
+
+
+class Lora(ApiType):
+    """How many adapters a replica holds, and of which rank."""
+
+    slots: int = Field(
+        default=8,
+        ge=0,
+        le=512,
+        description="Adapters in one batch (GPU slots) of a replica; 0 turns LoRA off.",
+    )
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(
+        default=16, description="Highest rank of an adapter that a replica accepts."
+    )
+    max_adapters: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Adapters that a replica keeps loaded (slots and host memory); beyond it the least recently "
+        "used one that is not placed there is unloaded. Default: four times slots.",
+    )
+
+    @property
+    def capacity(self) -> int:
+        """Adapters that one replica may hold loaded."""
+        return self.max_adapters if self.max_adapters is not None else 4 * self.slots
+
+
+class Spot(ApiType):
+    """Whether replicas run on capacity that the cloud may take back."""
+
+    policy: Literal["Never", "Preferred", "Required"] = Field(
+        default="Never",
+        description="Never: on-demand only. Preferred: spot, with on-demand while spot is not ready. Required: spot only.",
+    )
+    on_demand_floor: int = Field(
+        default=0, ge=0, le=10_000, description="Replicas that always run on on-demand capacity."
+    )
+
+
+class ModelSpec(ApiType):
+    """What a platform team wants of a base model."""
+
+    source: ModelSource = Field(
+        description="Where the weights are: hf://ORG/NAME[@REVISION], s3://BUCKET/PREFIX, https://HOST/DIR, "
+        "pvc://CLAIM/PATH or file:///ABSOLUTE/PATH."
+    )
+    task: Literal["Generate", "Embed"] = Field(
+        default="Generate",
+        description="Generate answers chat and text completions; Embed answers embeddings.",
+    )
+    engine: Engine = Field(default_factory=Engine, description="The program that runs the model.")
+    accelerators: Annotated[tuple[Accelerator, ...], Field(max_length=8)] = Field(
+        default=(), description="Accelerators in order of preference; none: the model runs on CPU."
+    )
+    lora: Lora = Field(default_factory=Lora, description="LoRA capacity of a replica.")
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=10_000,
+        description="Replicas wanted; the scale subresource and autoscaling move it.",
+    )
+    min_replicas: int = Field(default=0, ge=0, le=10_000, description="Never fewer replicas than this.")
+    max_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Never more replicas than this; default: no bound of the Model.",
+    )
+    spot: Spot = Field(default_factory=Spot, description="Use of spot capacity.")
+    startup_timeout: Duration = Field(
+        default=900.0, description="How long a replica may take from its start until it is ready."
+    )
+    drain_timeout: Duration = Field(
+        default=60.0, description="How long a replica may take to finish its streams when it has to go."
+    )
+    slo_ref: Ref | None = Field(default=None, description="The SLO that callers of this Model were promised.")
+    autoscaling_policy_ref: Ref | None = Field(
+        default=None, description="How the number of replicas moves; none: spec.replicas alone counts."
+    )
+
+
+class ModelStatus(Status):
+    """What was observed of a Model."""
+
+    replicas: int = Field(default=0, ge=0, description="Pods of this Model, ready or not.")
+    ready_replicas: int = Field(default=0, ge=0, description="Pods that serve.")
+    selector: str = Field(default="", description="Label selector of its pods, for the scale subresource.")
+    adapters: int = Field(default=0, ge=0, description="Adapters declared for this Model.")
+
+
+class Model(KubeObject):
+    """A base model that Sheaf serves under its name."""
+
+    PLURAL: ClassVar[str] = "models"
+    SHORT: ClassVar[str] = "mdl"
+
+    kind: Literal["Model"] = "Model"
+    spec: ModelSpec
+    status: ModelStatus = Field(default_factory=ModelStatus)
