@@ -10,6 +10,7 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
 SOURCES := crds engine gateway operator sheaf
 UNIT := crds/tests engine/tests gateway/tests operator/tests sheaf/tests
+PURE := sheaf_crds sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.routing sheaf_operator.planning
 
 .PHONY: help
 help: ## Show what can be made
@@ -38,3 +39,35 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addsuffix /sheaf_crds,crds) engine/sheaf_engine gateway/sheaf_gateway operator/sheaf_operator sheaf/sheaf
 	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: generate
+generate: $(STAMP) ## Write everything that is generated: CRDs, docs/api.md
+	$(BIN)/python -m sheaf_crds.generate
+
+.PHONY: verify
+verify: $(STAMP) ## Regenerate everything that is generated and fail on a difference
+	$(BIN)/python -m sheaf_crds.generate --check
+
+.PHONY: unit
+unit: $(STAMP) ## Unit tests; the pure rooms at 100 % branch coverage
+	$(BIN)/python -m pytest $(UNIT) --cov-config=pyproject.toml --cov-branch $(PURE:%=--cov=%) --cov-report=term
+
+.PHONY: e2e
+e2e: $(STAMP) ## The whole system: real vLLM, real processes
+	$(BIN)/python -m pytest e2e --timeout=900 -p no:randomly --durations=10
+
+.PHONY: test
+test: lint verify unit e2e ## Everything
+
+.PHONY: demo
+demo: $(STAMP) ## Serve two real models and four adapters on this machine and ask them (KEEP=1 stays up)
+	@$(BIN)/python -m sheaf.demo $(if $(KEEP),--keep)
+
+.PHONY: clean
+clean: ## Remove the environment and every cache in this folder
+	rm -rf $(VENV) bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
