@@ -1,0 +1,288 @@
+"""Strict reading of a request head: pure functions from bytes to a `RequestHead` or a `Refusal`.
+
+Request smuggling lives on heads that two parsers read differently (RFC 9112 sections 2, 3, 5, 6 and 11.2).
+So a head passes twice: one linear regular expression per part holds the grammar with nothing lenient in
+it, and llhttp, through httptools, then takes the head apart. What either refuses is refused, and what the
+grammar allows but peers are known to disagree on (repeated lengths, codings beside chunked, folded lines)
+is refused too. Heads end at the first empty line, which the caller finds.
+"""
+
+import re
+from collections.abc import Callable
+
+import httptools
+import msgspec
+
+from sheaf_gateway.proxy.errors import Refusal
+from sheaf_gateway.proxy.limits import ServerLimits
+from sheaf_gateway.proxy.types import Header
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}+) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])\r\n")
+_FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+_HTTP_VERSION = re.compile(rb" HTTP/(?!1\.[01])[0-9](?:\.[0-9])?$")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)")
+_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_MAX_LENGTH_DIGITS = 15
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """A request head that has exactly one reading."""
+
+    method: str
+    target: str
+    path: str
+    query: str
+    headers: tuple[Header, ...]
+    minor: int
+    keep_alive: bool
+    content_length: int
+    chunked: bool
+    expects_continue: bool
+
+
+class _Fields:
+    """The header fields that decide framing, gathered while llhttp walks over the head."""
+
+    __slots__ = ("connection", "expect", "headers", "hosts", "lengths", "target", "transfer_encodings")
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.hosts: list[bytes] = []
+        self.lengths: list[bytes] = []
+        self.transfer_encodings: list[bytes] = []
+        self.connection = b""
+        self.expect: bytes | None = None
+        self.target = b""
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        value = value.strip()
+        self.headers.append((name, value))
+        keep = _KEEP.get(name)
+        if keep is not None:
+            keep(self, value)
+
+    def keep_connection(self, value: bytes) -> None:
+        self.connection = self.connection + b"," + value.lower()
+
+    def keep_expect(self, value: bytes) -> None:
+        self.expect = value.lower() if self.expect is None else self.expect + b"," + value.lower()
+
+
+_KEEP: dict[bytes, Callable[[_Fields, bytes], None]] = {
+    b"host": lambda fields, value: fields.hosts.append(value),
+    b"content-length": lambda fields, value: fields.lengths.append(value),
+    b"transfer-encoding": lambda fields, value: fields.transfer_encodings.append(value),
+    b"connection": _Fields.keep_connection,
+    b"expect": _Fields.keep_expect,
+}
+
+
+def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:
+    """Read a whole head, its closing empty line included.
+
+    Raises:
+        Refusal: With the status, the reason and the code to answer.
+    """
+    line = _REQUEST_LINE.match(raw)
+    if line is None or line.end() > limits.max_request_line:
+        raise _diagnose_line(raw, limits)
+    _check_version(line[3], line[4])
+    method = _known_method(line[1].decode("ascii"))
+    if len(raw) > limits.max_head:
+        raise _head_too_large(limits)
+    if _FIELD_LINES.fullmatch(raw, line.end()) is None:
+        raise _diagnose_fields(raw)
+    fields = _walk(raw)
+    if fields.target != line[2]:
+        raise Refusal(400, "The request target has two readings.", "invalid_target")
+    return _decide(method, int(line[4]), fields, limits)
+
+
+def check_partial(raw: bytes, limits: ServerLimits) -> None:
+    """Refuse early what no further byte can mend in a head that has not ended yet.
+
+    Raises:
+        Refusal: As `parse_head` would.
+    """
+    line_end = raw.find(b"\r\n")
+    if line_end < 0 and len(raw) >= limits.max_request_line:
+        raise _line_too_long(limits)
+    if len(raw) > limits.max_head:
+        raise _head_too_large(limits)
+    if line_end >= 0:
+        line = _REQUEST_LINE.match(raw)
+        if line is None:
+            raise _diagnose_line(raw, limits)
+        _check_version(line[3], line[4])
+    if _BARE_LINE_END.search(raw, 0, max(len(raw) - 1, 0)):
+        raise _bare_line_end()
+
+
+def _walk(raw: bytes) -> _Fields:
+    fields = _Fields()
+    try:
+        httptools.HttpRequestParser(fields).feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        return fields
+    except httptools.HttpParserError as error:
+        raise _refusal_of(fields, error) from None
+    return fields
+
+
+def _refusal_of(fields: _Fields, error: Exception) -> Refusal:
+    if fields.transfer_encodings or len(fields.lengths) > 1:
+        return _conflicting_framing()
+    return Refusal(400, f"The request head is not valid HTTP/1.1: {error}.", "invalid_request")
+
+
+def _decide(method: str, minor: int, fields: _Fields, limits: ServerLimits) -> RequestHead:
+    if len(fields.headers) > limits.max_headers:
+        raise Refusal(431, f"More than {limits.max_headers} header fields; send fewer.", "too_many_headers")
+    chunked = _chunked(fields, minor)
+    length = 0 if chunked else _content_length(fields.lengths, limits)
+    headers, target = _targeted(method, minor, fields)
+    path, _, query = target.partition("?")
+    return RequestHead(
+        method,
+        target,
+        path,
+        query,
+        headers,
+        minor,
+        _keep_alive(fields.connection, minor),
+        length,
+        chunked,
+        _expects_continue(fields.expect, minor) and (chunked or length > 0),
+    )
+
+
+def _chunked(fields: _Fields, minor: int) -> bool:
+    if not fields.transfer_encodings:
+        return False
+    if fields.lengths:
+        raise _conflicting_framing()
+    if minor == 0:
+        raise Refusal(400, "Transfer-Encoding does not exist in HTTP/1.0; send Content-Length.", "invalid_framing")
+    if len(fields.transfer_encodings) > 1 or fields.transfer_encodings[0].lower() != b"chunked":
+        raise Refusal(400, "Only 'Transfer-Encoding: chunked', once and alone, is accepted.", "invalid_framing")
+    return True
+
+
+def _content_length(lengths: list[bytes], limits: ServerLimits) -> int:
+    if not lengths:
+        return 0
+    if len(lengths) > 1:
+        raise Refusal(400, "Content-Length is given more than once; send it once.", "invalid_framing")
+    digits = lengths[0]
+    if not digits.isdigit():
+        raise Refusal(400, "Content-Length must be decimal digits only.", "invalid_framing")
+    if len(digits) > _MAX_LENGTH_DIGITS or int(digits) > limits.max_body:
+        raise body_too_large(limits)
+    return int(digits)
+
+
+def _targeted(method: str, minor: int, fields: _Fields) -> tuple[tuple[Header, ...], str]:
+    """Return the headers with the authoritative Host, and the target in origin form (RFC 9112, 3.2)."""
+    if len(fields.hosts) > 1 or (not fields.hosts and minor > 0):
+        raise Refusal(400, "Exactly one Host header is required.", "invalid_host")
+    if fields.hosts and _AUTHORITY.fullmatch(fields.hosts[0]) is None:
+        raise Refusal(400, "The Host header is not a host name with an optional port.", "invalid_host")
+    target = fields.target
+    if target.startswith(b"/") and b"#" not in target:
+        return tuple(fields.headers), target.decode("ascii")
+    if target == b"*" and method == "OPTIONS":
+        return tuple(fields.headers), "*"
+    return _absolute(fields)
+
+
+def _absolute(fields: _Fields) -> tuple[tuple[Header, ...], str]:
+    match = _ABSOLUTE.fullmatch(fields.target)
+    if match is None or b"#" in fields.target or _AUTHORITY.fullmatch(match[1]) is None:
+        raise Refusal(400, "The request target must be a path that begins with '/'.", "invalid_target")
+    rest = match[2].decode("ascii")
+    others = (header for header in fields.headers if header[0] != b"host")
+    return ((b"host", match[1]), *others), rest if rest.startswith("/") else "/" + rest
+
+
+def _keep_alive(connection: bytes, minor: int) -> bool:
+    if not connection:
+        return minor > 0
+    options = {option.strip() for option in connection.split(b",")}
+    return b"close" not in options and (minor > 0 or b"keep-alive" in options)
+
+
+def _expects_continue(expect: bytes | None, minor: int) -> bool:
+    if expect is None or minor == 0:
+        return False
+    if expect != b"100-continue":
+        raise Refusal(417, "Only 'Expect: 100-continue' is supported.", "unsupported_expectation")
+    return True
+
+
+def _known_method(method: str) -> str:
+    if method in METHODS:
+        return method
+    if method in REFUSED_METHODS:
+        allow = ", ".join(sorted(METHODS)).encode("ascii")
+        raise Refusal(405, f"{method} is not served here.", "method_not_allowed", ((b"allow", allow),))
+    raise Refusal(501, "The request method is not one that this server implements.", "method_not_implemented")
+
+
+def _check_version(major: bytes, minor: bytes) -> None:
+    if major != b"1" or minor not in {b"0", b"1"}:
+        raise _unsupported_version()
+
+
+def _diagnose_line(raw: bytes, limits: ServerLimits) -> Refusal:
+    line, _, _ = raw.partition(b"\r\n")
+    if len(line) + 2 > limits.max_request_line:
+        return _line_too_long(limits)
+    if _BARE_LINE_END.search(line):
+        return _bare_line_end()
+    if _HTTP_VERSION.search(line):
+        return _unsupported_version()
+    return Refusal(400, "The request line must be 'METHOD /path HTTP/1.1'.", "invalid_request_line")
+
+
+def _diagnose_fields(raw: bytes) -> Refusal:
+    if _BARE_LINE_END.search(raw):
+        return _bare_line_end()
+    for line in raw.split(b"\r\n")[1:]:
+        if line[:1] in {b" ", b"\t"}:
+            return Refusal(400, "Folded header lines are not accepted.", "invalid_header")
+    return Refusal(400, "A header line is not 'name: value' without control characters.", "invalid_header")
+
+
+def _bare_line_end() -> Refusal:
+    return Refusal(400, "Lines must end with CR LF; a bare CR or LF was found.", "invalid_line_end")
+
+
+def _unsupported_version() -> Refusal:
+    return Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are served on this port.", "unsupported_http_version")
+
+
+def _conflicting_framing() -> Refusal:
+    message = "Content-Length and Transfer-Encoding must not come together, nor either of them twice."
+    return Refusal(400, message, "invalid_framing")
+
+
+def _line_too_long(limits: ServerLimits) -> Refusal:
+    return Refusal(414, f"The request line is longer than {limits.max_request_line} bytes.", "request_line_too_long")
+
+
+def _head_too_large(limits: ServerLimits) -> Refusal:
+    return Refusal(431, f"The request head is larger than {limits.max_head} bytes.", "head_too_large")
+
+
+def body_too_large(limits: ServerLimits) -> Refusal:
+    """Return the refusal of a body beyond `limits.max_body`."""
+    return Refusal(413, f"The request body is larger than {limits.max_body} bytes.", "body_too_large")

@@ -1,0 +1,102 @@
+"""Writing heads: responses to clients and requests to engines. Pure functions.
+
+Framing and hop-by-hop fields (RFC 9110 section 7.6.1) never cross the proxy: what either side said about
+its own connection is dropped, and fresh framing is written.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from sheaf_gateway.proxy.types import Header, Headers
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NEVER_NOMINATED = frozenset({b"authorization", b"content-encoding", b"content-type", b"host"})
+_LINE_ENDS = (b"\r", b"\n", b"\0")
+_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+_STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _PHRASES.get(code, b"")) for code in range(200, 600)}
+
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+CLOSE_DELIMITED = b"connection: close\r\n\r\n"
+NO_BODY = b"\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def response_head(status: int, headers: Headers, framing: bytes) -> bytes:
+    """Return a response head; `framing` is its last lines, the empty one included.
+
+    Raises:
+        ValueError: The status is not final, or a header holds a line break or NUL.
+    """
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        raise ValueError(f"status {status} is not a final HTTP status (200 to 599)")
+    lines = [b"%b: %b\r\n" % (name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        raise ValueError("a response header holds a line break or NUL")
+    return line + head + framing
+
+
+def length_framing(length: int, *, keep_alive: bool, minor: int) -> bytes:
+    """Return the framing lines of a body of `length` bytes."""
+    if not keep_alive:
+        return b"content-length: %d\r\nconnection: close\r\n\r\n" % length
+    if minor == 0:
+        return b"content-length: %d\r\nconnection: keep-alive\r\n\r\n" % length
+    return b"content-length: %d\r\n\r\n" % length
+
+
+def chunk(data: bytes) -> bytes:
+    """Return one chunk of chunked coding; `data` must not be empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def forwardable(headers: Iterable[Header]) -> list[Header]:
+    """Return the end-to-end headers: those neither hop-by-hop nor named by a Connection field.
+
+    A Connection field cannot take away what the next hop needs to be safe (credentials, type, host).
+    """
+    kept = [header for header in headers if header[0] not in HOP_BY_HOP]
+    nominated = _nominated(headers)
+    return [header for header in kept if header[0] not in nominated] if nominated else kept
+
+
+def _nominated(headers: Iterable[Header]) -> set[bytes]:
+    values = [value for name, value in headers if name == b"connection"]
+    if not values:
+        return set()
+    options = {option.strip().lower() for value in values for option in value.split(b",")}
+    return options - _NEVER_NOMINATED
+
+
+def request_head(method: str, target: str, authority: bytes, headers: Headers, length: int) -> bytes:
+    """Return the head of a request to an engine, with a fresh Host and Content-Length.
+
+    Hop-by-hop headers and Host are dropped from `headers`, whose names are lower-case.
+
+    Raises:
+        ValueError: The method, the target or a header holds what would break the head apart.
+    """
+    lines = [b"%b: %b\r\n" % (n, v) for n, v in headers if n not in HOP_BY_HOP and n != b"host"]
+    fields = b"".join(lines)
+    first = f"{method} {target} HTTP/1.1".encode("ascii")
+    if fields.count(b"\n") != len(lines) or fields.count(b"\r") != len(lines) or b"\0" in fields:
+        raise ValueError("a request header holds a line break or NUL")
+    if first.count(b" ") != 2 or any(end in first for end in _LINE_ENDS):
+        raise ValueError("the method or the target holds a space or a line break")
+    return b"%b\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (first, authority, fields, length)

@@ -1,0 +1,271 @@
+"""One connection to an engine: one exchange at a time, parsed by llhttp, delivered once per read.
+
+What one read brings is gathered first and then given to the sink in one piece per kind (head, body, end),
+so that a burst of small chunks costs one call and one write. A connection is kept only after a response
+that was framed by length or chunks and left not one byte over; anything else closes it.
+"""
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from sheaf_gateway.proxy.errors import (
+    BadResponse,
+    FirstByteTimeout,
+    IdleTimeout,
+    ResetBeforeHead,
+    ResetMidBody,
+    UpstreamError,
+)
+from sheaf_gateway.proxy.exchange import Endpoint, Exchange
+from sheaf_gateway.proxy.types import Header
+
+if TYPE_CHECKING:
+    from sheaf_gateway.proxy.upstream import Pool
+
+NEVER = float("inf")
+_BODILESS = frozenset({204, 304})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_JOIN_BELOW = 65_536
+
+
+class _StopParsing(Exception):  # noqa: N818
+    """What follows must not be parsed as part of this response."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """The gateway's side of one connection to an engine, and the protocol object of its parser."""
+
+    __slots__ = (
+        "_complete",
+        "_exchange",
+        "_head_bytes",
+        "_head_given",
+        "_headers",
+        "_interim",
+        "_kept",
+        "_parser",
+        "_pieces",
+        "_pool",
+        "_reused",
+        "_status",
+        "_touched",
+        "_transport",
+        "_until_close",
+        "deadline",
+        "endpoint",
+        "lost",
+        "on_body",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, pool: "Pool", endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.deadline = NEVER
+        self.lost = False
+        self._pool = pool
+        self._exchange: Exchange | None = None
+        self._reused = False
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        self._reset()
+        self._parser = httptools.HttpResponseParser(self)
+
+    # What the pool asks.
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may go out on it."""
+        return not self.lost and not self._transport.is_closing()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Send a request; its response goes to the exchange's sink."""
+        self._reset()
+        self._exchange = exchange
+        exchange.connection = self
+        self.deadline = self._pool.now() + exchange.timeouts.first_byte_s
+        if len(exchange.body) < _JOIN_BELOW:
+            self._transport.write(exchange.head + exchange.body)
+        else:
+            self._transport.writelines((exchange.head, exchange.body))
+        if exchange.paused:
+            self.pause()
+
+    def expire(self) -> None:
+        """Act on a deadline that has passed."""
+        exchange = self._exchange
+        if exchange is None:
+            self._transport.close()
+        elif self._head_given:
+            self._fail(exchange, self._mid_body(IdleTimeout, f"paused for {exchange.timeouts.idle_s} s"))
+        else:
+            late = f"sent no response head within {exchange.timeouts.first_byte_s} s"
+            self._fail(exchange, self._before_head(FirstByteTimeout, late))
+
+    def drop(self) -> None:
+        """Close at once, telling nobody."""
+        self._exchange = None
+        self._transport.abort()
+
+    def break_off(self) -> None:
+        """Close at once; an exchange in progress ends with an error."""
+        self._transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading, and the clock with it."""
+        self.deadline = NEVER
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._exchange is None or self._transport.is_closing():
+            return
+        timeouts = self._exchange.timeouts
+        self.deadline = self._pool.now() + (timeouts.idle_s if self._head_given else timeouts.first_byte_s)
+        self._transport.resume_reading()
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Prepare the socket."""
+        self._transport = cast("asyncio.Transport", transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in {socket.AF_INET, socket.AF_INET6}:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, then deliver."""
+        exchange = self._exchange
+        if exchange is None:
+            self._transport.abort()
+            return
+        self._touched = True
+        broken: str | None = None
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            broken = str(error.__context__ or error)
+        if not self._status and broken is None:
+            broken = self._head_too_large(len(data))
+        self._deliver(exchange, broken)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Settle the exchange in progress, if any."""
+        self.lost = True
+        self._pool.forget(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.connection = None
+        if self._until_close and self._head_given and exc is None:
+            exchange.done = True
+            exchange.sink.on_end()
+        elif self._reused and not self._touched and not exchange.retried:
+            self._pool.retry(exchange)
+        elif self._head_given:
+            exchange.fail(self._mid_body(ResetMidBody, "closed the connection within a response"))
+        else:
+            exchange.fail(self._before_head(ResetBeforeHead, "closed the connection before a response"))
+
+    # What the parser says.
+
+    def on_message_begin(self) -> None:
+        """Refuse a second response to one request."""
+        if self._complete:
+            raise _StopParsing("bytes follow the response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Gather a header within the limits."""
+        self._head_bytes += len(name) + len(value)
+        limits = self._pool.limits
+        if len(self._headers) >= limits.max_headers or self._head_bytes > limits.max_head:
+            raise _StopParsing("the response head is too large")
+        self._headers.append((name.lower(), value.strip()))
+
+    def on_headers_complete(self) -> None:
+        """Tell interim responses from the final one, and a body ended by closing from a framed one."""
+        status = self._parser.get_status_code()
+        if status == 101 or status < 100:
+            raise _StopParsing(f"the status {status} is not one that was asked for")
+        self._interim = status < 200
+        if self._interim:
+            self._headers.clear()
+            return
+        self._status = status
+        self._until_close = status not in _BODILESS and not any(name in _FRAMING for name, _ in self._headers)
+        if self._exchange is not None and self._exchange.bodiless:
+            self._complete = True
+            raise _StopParsing("a response to HEAD has no body")
+
+    def on_message_complete(self) -> None:
+        """Note the end of the final response and whether the connection can be kept."""
+        if not self._interim:
+            self._complete = True
+            self._kept = self._parser.should_keep_alive()
+
+    # Delivery.
+
+    def _reset(self) -> None:
+        self._headers: list[Header] = []
+        self._status = 0
+        self._head_bytes = 0
+        self._head_given = False
+        self._interim = False
+        self._complete = False
+        self._kept = False
+        self._touched = False
+        self._until_close = False
+
+    def _deliver(self, exchange: Exchange, broken: str | None) -> None:
+        if broken is not None and not self._complete and not self._head_given:
+            self._fail(exchange, self._before_head(BadResponse, f"sent a bad response: {broken}"))
+            return
+        if self._status and not self._head_given:
+            self._head_given = True
+            exchange.sink.on_head(self._status, self._headers)
+        if self._pieces:
+            self._deliver_body(exchange)
+        if exchange.done:
+            return
+        if self._complete:
+            self._end(exchange, kept=self._kept and broken is None)
+        elif broken is not None:
+            self._fail(exchange, self._mid_body(BadResponse, f"sent a bad response: {broken}"))
+        elif self._head_given and not exchange.paused:
+            self.deadline = self._pool.now() + exchange.timeouts.idle_s
+
+    def _deliver_body(self, exchange: Exchange) -> None:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if not exchange.done:
+            exchange.sink.on_body(data)
+
+    def _end(self, exchange: Exchange, *, kept: bool) -> None:
+        exchange.done = True
+        exchange.connection = self._exchange = None
+        if exchange.paused:
+            self._transport.resume_reading()
+        self._reused = True
+        if not (kept and self._pool.keep(self)):
+            self._transport.close()
+        exchange.sink.on_end()
+
+    def _fail(self, exchange: Exchange, error: UpstreamError) -> None:
+        exchange.connection = self._exchange = None
+        self._pieces.clear()
+        self._transport.abort()
+        exchange.fail(error)
+
+    def _head_too_large(self, size: int) -> str | None:
+        self._head_bytes += size
+        return "the response head is too large" if self._head_bytes > self._pool.limits.max_head else None
+
+    def _before_head(self, kind: type[UpstreamError], what: str) -> UpstreamError:
+        return kind(f"{self.endpoint} {what}", retry_safe=True, delivered=True)
+
+    def _mid_body(self, kind: type[UpstreamError], what: str) -> UpstreamError:
+        return kind(f"{self.endpoint} {what}", retry_safe=False, delivered=True)
