@@ -1,1 +1,34 @@
-"""What should exist: pure decisions."""
+"""What should exist: pure decisions from a snapshot of the cluster to the actions that mend it."""
+
+from sheaf_operator.planning.actions import (
+    Action,
+    CreatePod,
+    DeletePod,
+    DrainPod,
+    EmitEvent,
+    Plan,
+    PodTemplate,
+    SetCatalog,
+    UpdateStatus,
+)
+from sheaf_operator.planning.compose import plan
+from sheaf_operator.planning.engine import EngineCommand, EngineEndpoints, engine_command
+from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
+
+__all__ = [
+    "Action",
+    "ClusterSnapshot",
+    "CreatePod",
+    "DeletePod",
+    "DrainPod",
+    "EmitEvent",
+    "EngineCommand",
+    "EngineEndpoints",
+    "Plan",
+    "PodFacts",
+    "PodTemplate",
+    "SetCatalog",
+    "UpdateStatus",
+    "engine_command",
+    "plan",
+]

@@ -1,0 +1,88 @@
+"""The command that starts an engine for a Model: vLLM, or the emulator that takes the same flags.
+
+What Sheaf must own (address, served name, LoRA and KV event settings) comes from here; everything else is the user's.
+Defaults for CPU give way to what the user sets; variables on which Sheaf's correctness rests do not.
+"""
+
+import json
+from dataclasses import dataclass
+
+from sheaf_crds import ModelSpec
+
+MODULES = {"vllm": "vllm.entrypoints.openai.api_server", "emulator": "sheaf_engine.emulator"}
+CPU_BLOCK_SIZE = 32
+OWNED_ENV = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+DEFAULT_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEndpoints:
+    """Where an engine listens; the KV event endpoints are ZeroMQ addresses, empty for none."""
+
+    port: int
+    host: str = "127.0.0.1"
+    kv_events: str = ""
+    kv_replay: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    """Command line and environment variables of an engine process."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+def engine_command(
+    name: str, spec: ModelSpec, model_dir: str, endpoints: EngineEndpoints, *, python: str = "python", cpu: bool
+) -> EngineCommand:
+    """The command for a pod of the Model `name` whose weights lie in `model_dir`.
+
+    Args:
+        name: served name of the Model.
+        spec: the Model's spec.
+        model_dir: directory of the fetched weights.
+        endpoints: where it listens.
+        python: interpreter to run it with.
+        cpu: whether it runs without an accelerator.
+    """
+    argv = [python, "-m", MODULES[spec.engine.name], "--model", model_dir, "--served-model-name", name]
+    argv += ["--host", endpoints.host, "--port", str(endpoints.port), "--enable-prompt-tokens-details"]
+    argv += _generate_flags(spec, endpoints, cpu=cpu) if spec.task == "Generate" else ["--runner", "pooling"]
+    return EngineCommand((*argv, *spec.engine.args), _environment(spec, cpu=cpu))
+
+
+def lora_capacity(spec: ModelSpec) -> int:
+    """Adapters that a pod of this Model may hold loaded; 0 where it takes none."""
+    return spec.lora.capacity if takes_adapters(spec) else 0
+
+
+def takes_adapters(spec: ModelSpec) -> bool:
+    """Whether LoRA is on."""
+    return spec.task == "Generate" and spec.lora.slots > 0
+
+
+def _generate_flags(spec: ModelSpec, endpoints: EngineEndpoints, *, cpu: bool) -> list[str]:
+    flags = ["--block-size", str(CPU_BLOCK_SIZE)] if cpu and not _user_sets(spec, "--block-size") else []
+    if takes_adapters(spec):
+        flags += ["--enable-lora", "--max-loras", str(spec.lora.slots), "--max-lora-rank", str(spec.lora.max_rank)]
+        flags += ["--max-cpu-loras", str(max(spec.lora.slots, lora_capacity(spec)))]
+    if endpoints.kv_events:
+        flags += ["--kv-events-config", _kv_events_config(endpoints)]
+    return flags
+
+
+def _kv_events_config(endpoints: EngineEndpoints) -> str:
+    config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoints.kv_events, "topic": "kv"}
+    replay = {"replay_endpoint": endpoints.kv_replay} if endpoints.kv_replay else {}
+    return json.dumps(config | replay)
+
+
+def _user_sets(spec: ModelSpec, flag: str) -> bool:
+    return any(argument.split("=", 1)[0].replace("_", "-") == flag for argument in spec.engine.args)
+
+
+def _environment(spec: ModelSpec, *, cpu: bool) -> dict[str, str]:
+    users = {variable.name: variable.value for variable in spec.engine.env}
+    return DEFAULT_ENV | (CPU_ENV if cpu else {}) | users | OWNED_ENV
