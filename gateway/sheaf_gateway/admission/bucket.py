@@ -1,0 +1,34 @@
+"""A token bucket over time that is given, in seconds: `rate` flows in each second up to `capacity`, and debt
+is allowed.
+
+A charge is admitted while the bucket holds it; what a request costs beyond its estimate is taken afterwards
+and may leave debt, which later requests wait for.
+"""
+
+
+class Bucket:
+    """How much may still be spent."""
+
+    __slots__ = ("_at", "_level", "capacity", "rate")
+
+    def __init__(self, capacity: float, rate: float, now: float) -> None:
+        self.capacity = capacity
+        self.rate = rate
+        self._level = capacity
+        self._at = now
+
+    def level(self, now: float) -> float:
+        """What may be spent now; negative: debt."""
+        if now > self._at:
+            self._level = min(self.capacity, self._level + (now - self._at) * self.rate)
+            self._at = now
+        return self._level
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until `amount` may be spent (an amount above the capacity needs a full bucket); 0: now."""
+        missing = min(amount, self.capacity) - self.level(now)
+        return max(0.0, missing / self.rate)
+
+    def spend(self, amount: float) -> None:
+        """Take `amount`, or give it back where it is negative."""
+        self._level = min(self.capacity, self._level - amount)

@@ -1,0 +1,108 @@
+"""Rate and concurrency limits of tenants and keys, kept in this gateway alone.
+
+A scope is a text such as `tenant/gold/chat` or `key/ci`. Scopes come from keys and SLO objects, never from
+request bodies; their number is bounded all the same, the least recently used idle ones leave first.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from sheaf_gateway.admission.bucket import Bucket
+from sheaf_gateway.fleet.view import Rate
+
+Limited = Literal["requests_per_minute", "tokens_per_minute", "max_concurrent"]
+ScopedRate = tuple[str, Rate]
+
+CONCURRENCY_RETRY = 1.0
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A limit that would be passed, and the seconds until it would not."""
+
+    scope: str
+    limit: Limited
+    bound: int
+    retry_after: float
+
+
+class _Account:
+    __slots__ = ("rate", "requests", "running", "tokens")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self.rate = rate
+        self.running = 0
+        self.requests = _bucket(rate.requests_per_minute, now)
+        self.tokens = _bucket(rate.tokens_per_minute, now)
+
+
+class Limits:
+    """Accounts of every scope that was used."""
+
+    def __init__(self, max_scopes: int = 100_000) -> None:
+        self._max = max_scopes
+        self._accounts: dict[str, _Account] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def check(self, scopes: Iterable[ScopedRate], tokens: float, now: float) -> Refusal | None:
+        """The first limit that one more request of `tokens` would pass, or None."""
+        for scope, rate in scopes:
+            refusal = _refusal(scope, self._account(scope, rate, now), tokens, now)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def start(self, scopes: Iterable[ScopedRate], tokens: float, now: float) -> None:
+        """Charge a request that was admitted."""
+        for scope, rate in scopes:
+            account = self._account(scope, rate, now)
+            account.running += 1
+            _spend(account.requests, 1.0)
+            _spend(account.tokens, tokens)
+
+    def finish(self, scopes: Iterable[ScopedRate], correction: float, now: float) -> None:
+        """Account for its end; `correction` is what it used beyond its estimate, in tokens."""
+        for scope, rate in scopes:
+            account = self._account(scope, rate, now)
+            account.running = max(0, account.running - 1)
+            _spend(account.tokens, correction)
+
+    def _account(self, scope: str, rate: Rate, now: float) -> _Account:
+        account = self._accounts.pop(scope, None)
+        if account is None:
+            account = _Account(rate, now)
+            self._make_room()
+        elif account.rate != rate:
+            running, account = account.running, _Account(rate, now)
+            account.running = running
+        self._accounts[scope] = account
+        return account
+
+    def _make_room(self) -> None:
+        if len(self._accounts) < self._max:
+            return
+        idle = next((scope for scope, account in self._accounts.items() if not account.running), None)
+        self._accounts.pop(idle if idle is not None else next(iter(self._accounts)))
+
+
+def _bucket(per_minute: int | None, now: float) -> Bucket | None:
+    return None if per_minute is None else Bucket(float(per_minute), per_minute / 60.0, now)
+
+
+def _spend(bucket: Bucket | None, amount: float) -> None:
+    if bucket is not None:
+        bucket.spend(amount)
+
+
+def _refusal(scope: str, account: _Account, tokens: float, now: float) -> Refusal | None:
+    rate = account.rate
+    if rate.max_concurrent is not None and account.running >= rate.max_concurrent:
+        return Refusal(scope, "max_concurrent", rate.max_concurrent, CONCURRENCY_RETRY)
+    if account.requests is not None and (wait := account.requests.wait(1.0, now)) > 0:
+        return Refusal(scope, "requests_per_minute", int(account.requests.capacity), wait)
+    if account.tokens is not None and (wait := account.tokens.wait(tokens, now)) > 0:
+        return Refusal(scope, "tokens_per_minute", int(account.tokens.capacity), wait)
+    return None
