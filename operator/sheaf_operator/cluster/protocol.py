@@ -26,5 +26,5 @@ class Cluster(Protocol):
         ...
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the wait is the call
-        """Return as soon as something that `observe` shows has changed since its last call, or after so many seconds."""
+        """Return as soon as what `observe` shows has changed since its last call, or after so many seconds."""
         ...
