@@ -42,8 +42,11 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int = 0
 
     def holds(self, adapter: str | None, digest: str) -> bool:
-        """Whether the adapter (None: the base model) is loaded; an empty digest means any version of it."""
-        if adapter is None:
+        """Whether the adapter (None: the base model) is loaded; an empty digest means any version of it.
+
+        A pod without an agent is taken at its engine's word, which is asked when the request gets there.
+        """
+        if adapter is None or not self.agent_url:
             return True
         found = self.resident.get(adapter)
         return found is not None and (not digest or found == digest)
@@ -93,6 +96,12 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     def pods_of(self, model: str) -> tuple[Pod, ...]:
         """Pods of a Model, ready or not, by rising name."""
         return self.pods.get(model, ())
+
+    def digest_of(self, served: Served) -> str:
+        """Digest that names the adapter's present content: the declared one, else what its pods report."""
+        if served.adapter is None or served.digest:
+            return served.digest
+        return max((pod.resident.get(served.adapter, "") for pod in self.pods_of(served.model)), default="")
 
     def availability(self, served: Served) -> Availability:
         """Whether anything could answer now, will soon, or is wanted at all."""
