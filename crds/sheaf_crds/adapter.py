@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sheaf_crds.base import ApiType, Digest, Ref, Size
-from sheaf_crds.meta import KubeObject, Status
+from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
 
-ADAPTER_SOURCE_PATTERN = r"^(hf|s3|https|file)://[^\s]+$"
+ADAPTER_SOURCE_PATTERN = r"^(hf|s3|https|file)://[!-~]+$"
 
 AdapterSource = Annotated[str, Field(pattern=ADAPTER_SOURCE_PATTERN, max_length=2048)]
 PlacementState = Literal["Resident", "Loading", "Failed", "Pending"]
@@ -23,7 +23,8 @@ class AdapterSpec(ApiType):
     )
     digest: Digest | None = Field(
         default=None,
-        description="sha256 over the adapter's files, as `sheaf digest DIR` prints it; a source that differs is refused.",
+        description="sha256 over the adapter's files, as `sheaf digest DIR` prints it; a source that differs is "
+        "refused.",
     )
     rank: int | None = Field(
         default=None, ge=1, le=512, description="Rank of the adapter; a source of another rank is refused."
@@ -66,6 +67,16 @@ class Adapter(KubeObject):
     PLURAL: ClassVar[str] = "adapters"
     SHORT: ClassVar[str] = "adp"
 
-    kind: Literal["Adapter"] = "Adapter"
-    spec: AdapterSpec
-    status: AdapterStatus = Field(default_factory=AdapterStatus)
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        *READY_COLUMNS,
+        Column("Model", ".spec.modelRef.name"),
+        Column("Wanted", ".status.desiredReplicas", "integer"),
+        Column("Resident", ".status.readyReplicas", "integer"),
+        Column("Priority", ".spec.priority", "integer", wide=True),
+        Column("Source", ".spec.source", wide=True),
+        AGE_COLUMN,
+    )
+
+    kind: Literal["Adapter"] = Field(default="Adapter", description="Adapter.")
+    spec: AdapterSpec = Field(description="What a platform team wants of the Adapter.")
+    status: AdapterStatus = Field(default_factory=AdapterStatus, description="What was observed of the Adapter.")

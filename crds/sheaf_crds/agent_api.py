@@ -1,13 +1,15 @@
 """The wire types of the agent's HTTP API: what operator and gateway say to the agent in a pod, and what it answers.
 
     PUT  /v1/catalog              Catalog        every adapter that this pod may serve; `pinned` ones are kept loaded
-    POST /v1/adapters/NAME/load   -> AdapterState   load one of the catalog now (a request came for it); waits until it is resident
-    GET  /v1/state?after=VERSION&wait=SECONDS -> AgentState   at once if the version is newer, otherwise when it changes or the wait ends
+    POST /v1/adapters/NAME/load   -> AdapterState   load one of the catalog now (a request came for it); waits until it
+                                  is resident
+    GET  /v1/state?after=VERSION&wait=SECONDS -> AgentState   at once if the version is newer, otherwise when it changes
+                                  or the wait ends
     POST /v1/drain                Drain -> AgentState
     GET  /healthz /readyz /metrics               no token needed
 
-Every other call needs `Authorization: Bearer TOKEN`. The gateway names adapters only; sources come from the operator's catalog.
-Errors are `{"error": {"code", "message"}}` with a fitting status.
+Every other call needs `Authorization: Bearer TOKEN`. The gateway names adapters only; sources come from the operator's
+catalog. Errors are `{"error": {"code", "message"}}` with a fitting status.
 """
 
 from typing import Annotated, Literal

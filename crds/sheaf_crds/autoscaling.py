@@ -4,9 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sheaf_crds.base import ApiType, Duration
-from sheaf_crds.meta import KubeObject, Status
+from sheaf_crds.base import ApiType, Duration, Name
+from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
 
+TIME_OF_DAY_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"
+
+Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+TimeOfDay = Annotated[str, Field(pattern=TIME_OF_DAY_PATTERN, min_length=5, max_length=5)]
+TimeZone = Annotated[str, Field(pattern=TIME_ZONE_PATTERN, min_length=1, max_length=64)]
 Signal = Literal["SLO", "Concurrency", "QueuePressure"]
 
 
@@ -20,6 +26,15 @@ class ScaleRule(ApiType):
     max_step: int | None = Field(default=None, ge=1, le=10_000, description="Most replicas moved at once.")
 
 
+class ScaleDownRule(ScaleRule):
+    """How fast replicas are removed: slower than they are added, unless told otherwise."""
+
+    stabilization: Duration = Field(
+        default=300.0,
+        description="How long a wish must last before it is followed; the mildest wish in it counts.",
+    )
+
+
 class ScaleToZero(ApiType):
     """When the last replica may go."""
 
@@ -29,17 +44,15 @@ class ScaleToZero(ApiType):
 class Schedule(ApiType):
     """Bounds for certain hours of the week."""
 
-    name: str = Field(description="Name of the window.", min_length=1, max_length=63)
-    days: Annotated[tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...], Field(max_length=7)] = Field(
-        default=(), description="Days on which the window opens; none: every day."
+    name: Name = Field(description="Name of the window.")
+    days: Annotated[tuple[Day, ...], Field(max_length=7)] = Field(
+        default=(),
+        description="Days on which the window opens, each once; none: every day.",
+        json_schema_extra={"listSet": True},
     )
-    start: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = Field(
-        description="When it opens, HH:MM."
-    )
-    end: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = Field(
-        description="When it closes, HH:MM; earlier than start: on the next day."
-    )
-    time_zone: str = Field(default="UTC", description="IANA time zone of start and end.", max_length=64)
+    start: TimeOfDay = Field(description="When it opens, HH:MM.")
+    end: TimeOfDay = Field(description="When it closes, HH:MM; earlier than start: on the next day.")
+    time_zone: TimeZone = Field(default="UTC", description="IANA time zone of start and end, such as Europe/Berlin.")
     min_replicas: int | None = Field(default=None, ge=0, le=10_000, description="Floor while the window is open.")
     max_replicas: int | None = Field(default=None, ge=1, le=10_000, description="Ceiling while the window is open.")
 
@@ -55,16 +68,16 @@ class AutoscalingPolicySpec(ApiType):
     target: float | None = Field(
         default=None,
         gt=0,
-        description="Value to hold for each replica: requests (Concurrency) or share of capacity from 0 to 1 (QueuePressure).",
+        le=1_000_000,
+        description="Value to hold for each replica: requests (Concurrency, where it is required) or share of capacity "
+        "from 0 to 1 (QueuePressure). SLO needs none.",
     )
     min_replicas: int = Field(default=1, ge=0, le=10_000, description="Never fewer replicas than this.")
     max_replicas: int = Field(default=1, ge=1, le=10_000, description="Never more replicas than this.")
     scale_up: ScaleRule = Field(default_factory=ScaleRule, description="How fast replicas are added.")
-    scale_down: ScaleRule = Field(
-        default_factory=lambda: ScaleRule(stabilization=300.0), description="How fast replicas are removed."
-    )
+    scale_down: ScaleDownRule = Field(default_factory=ScaleDownRule, description="How fast replicas are removed.")
     scale_to_zero: ScaleToZero | None = Field(
-        default=None, description="When the last replica may go; none: minReplicas stay."
+        default=None, description="When the last replica may go, whatever minReplicas says; none: minReplicas stay."
     )
     schedules: Annotated[tuple[Schedule, ...], Field(max_length=32)] = Field(
         default=(), description="Bounds for certain hours.", json_schema_extra={"listMapKey": "name"}
@@ -83,6 +96,18 @@ class AutoscalingPolicy(KubeObject):
     PLURAL: ClassVar[str] = "autoscalingpolicies"
     SHORT: ClassVar[str] = "asp"
 
-    kind: Literal["AutoscalingPolicy"] = "AutoscalingPolicy"
-    spec: AutoscalingPolicySpec = Field(default_factory=AutoscalingPolicySpec)
-    status: AutoscalingPolicyStatus = Field(default_factory=AutoscalingPolicyStatus)
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        *READY_COLUMNS,
+        Column("Signal", ".spec.signal"),
+        Column("Min", ".spec.minReplicas", "integer"),
+        Column("Max", ".spec.maxReplicas", "integer"),
+        Column("Models", ".status.models", "integer"),
+        Column("To-zero", ".spec.scaleToZero.after", wide=True),
+        AGE_COLUMN,
+    )
+
+    kind: Literal["AutoscalingPolicy"] = Field(default="AutoscalingPolicy", description="AutoscalingPolicy.")
+    spec: AutoscalingPolicySpec = Field(default_factory=AutoscalingPolicySpec, description="How Models scale.")
+    status: AutoscalingPolicyStatus = Field(
+        default_factory=AutoscalingPolicyStatus, description="What was observed of the AutoscalingPolicy."
+    )

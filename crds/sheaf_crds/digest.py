@@ -1,7 +1,8 @@
 """The digest of an adapter: one sha256 over the files that the engine reads.
 
 For each file (`adapter_config.json` and every `*.safetensors`, by relative POSIX path in byte order) one line
-`PATH SIZE SHA256\\n` is hashed. Other files (a README, an optimizer state) do not count, so that a model card may change.
+`PATH SIZE SHA256\\n` is hashed. Other files (a README, an optimizer state) do not count, so that a model card may
+change.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What all four kinds share: metadata, conditions (KEP-1623), and the outer shape of an object."""
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
@@ -28,9 +28,9 @@ class Metadata(ApiType):
 class Condition(ApiType):
     """One observed aspect of an object, after KEP-1623."""
 
-    type: str = Field(description="Aspect of the object, such as Ready.", max_length=316)
+    type: str = Field(description="Aspect of the object, such as Ready.", min_length=1, max_length=316)
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the aspect holds.")
-    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_]*)$", max_length=1024)] = Field(
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=1024)] = Field(
         description="Why, in one CamelCase word for programs."
     )
     message: str = Field(default="", description="Why, and how to mend it, for people.", max_length=32768)
@@ -46,7 +46,7 @@ class Status(ApiType):
     observed_generation: int = Field(
         default=0, ge=0, description="metadata.generation that this status was computed from."
     )
-    conditions: tuple[Condition, ...] = Field(
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=32)] = Field(
         default=(),
         description="Observed conditions, one for each type.",
         json_schema_extra={"listMapKey": "type"},
@@ -57,14 +57,34 @@ class Status(ApiType):
         return next((c for c in self.conditions if c.type == kind), None)
 
 
+class Column(NamedTuple):
+    """A column of `kubectl get`; those with `wide` show with -o wide only."""
+
+    name: str
+    path: str
+    type: Literal["string", "integer", "date"] = "string"
+    wide: bool = False
+
+
+READY_COLUMNS = (
+    Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+    Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+)
+AGE_COLUMN = Column("Age", ".metadata.creationTimestamp", "date")
+
+
 class KubeObject(ApiType):
     """An object of Sheaf's API group."""
 
     PLURAL: ClassVar[str]
     SHORT: ClassVar[str]
+    COLUMNS: ClassVar[tuple[Column, ...]]
+    SCALES: ClassVar[bool] = False
 
-    api_version: Literal["sheaf.dev/v1alpha1"] = "sheaf.dev/v1alpha1"
-    metadata: Metadata
+    api_version: Literal["sheaf.dev/v1alpha1"] = Field(
+        default="sheaf.dev/v1alpha1", description="Version of the schema of this object: sheaf.dev/v1alpha1."
+    )
+    metadata: Metadata = Field(description="Standard metadata of the object; the name is a DNS label.")
 
     @property
     def name(self) -> str:

@@ -5,17 +5,21 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sheaf_crds.base import ApiType, Duration, Ref
-from sheaf_crds.meta import KubeObject, Status
+from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
 
-MODEL_SOURCE_PATTERN = r"^(hf|s3|https|pvc|file)://[^\s]+$"
+MODEL_SOURCE_PATTERN = r"^(hf|s3|https|pvc|file)://[!-~]+$"
 
 ModelSource = Annotated[str, Field(pattern=MODEL_SOURCE_PATTERN, max_length=2048)]
+
+
+Argument = Annotated[str, Field(min_length=3, max_length=4096)]
+DEFAULT_CAPACITY_PER_SLOT = 4
 
 
 class EnvVar(ApiType):
     """One environment variable of the engine process."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", min_length=1, max_length=256)] = Field(
         description="Name of the variable."
     )
     value: str = Field(description="Its value, taken as it is.", max_length=32768)
@@ -28,7 +32,7 @@ class Engine(ApiType):
         default="vllm",
         description="vllm runs the model; emulator speaks the same API over a timing model, without weights or GPU.",
     )
-    args: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=128)] = Field(
+    args: Annotated[tuple[Argument, ...], Field(max_length=64)] = Field(
         default=(),
         description="Further command line arguments, each as one item in the form --flag or --flag=value. "
         "Those that Sheaf sets itself (address, port, served name, LoRA and KV event settings) are refused.",
@@ -37,14 +41,17 @@ class Engine(ApiType):
         default=(), description="Environment variables.", json_schema_extra={"listMapKey": "name"}
     )
     image: str | None = Field(
-        default=None, description="Container image; the default is the chart's engine image.", max_length=1024
+        default=None,
+        description="Container image; the default is the chart's engine image.",
+        min_length=1,
+        max_length=1024,
     )
 
 
 class Accelerator(ApiType):
     """A kind of accelerator that a replica may run on."""
 
-    type: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] = Field(
+    type: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=63)] = Field(
         description="Type as nodes carry it in the label sheaf.dev/accelerator, such as nvidia-l4."
     )
     count: int = Field(default=1, ge=1, le=64, description="Accelerators for one replica.")
@@ -73,7 +80,7 @@ class Lora(ApiType):
     @property
     def capacity(self) -> int:
         """Adapters that one replica may hold loaded."""
-        return self.max_adapters if self.max_adapters is not None else 4 * self.slots
+        return self.max_adapters if self.max_adapters is not None else DEFAULT_CAPACITY_PER_SLOT * self.slots
 
 
 class Spot(ApiType):
@@ -81,7 +88,8 @@ class Spot(ApiType):
 
     policy: Literal["Never", "Preferred", "Required"] = Field(
         default="Never",
-        description="Never: on-demand only. Preferred: spot, with on-demand while spot is not ready. Required: spot only.",
+        description="Never: on-demand only. Preferred: spot, with on-demand while spot is not ready. "
+        "Required: spot only.",
     )
     on_demand_floor: int = Field(
         default=0, ge=0, le=10_000, description="Replicas that always run on on-demand capacity."
@@ -108,7 +116,8 @@ class ModelSpec(ApiType):
         default=1,
         ge=0,
         le=10_000,
-        description="Replicas wanted; the scale subresource and autoscaling move it.",
+        description="Replicas wanted; the scale subresource and autoscaling move it. Without an autoscaling policy it "
+        "must lie between minReplicas and maxReplicas; with one it is brought between them.",
     )
     min_replicas: int = Field(default=0, ge=0, le=10_000, description="Never fewer replicas than this.")
     max_replicas: int | None = Field(
@@ -135,7 +144,9 @@ class ModelStatus(Status):
 
     replicas: int = Field(default=0, ge=0, description="Pods of this Model, ready or not.")
     ready_replicas: int = Field(default=0, ge=0, description="Pods that serve.")
-    selector: str = Field(default="", description="Label selector of its pods, for the scale subresource.")
+    selector: str = Field(
+        default="", max_length=1024, description="Label selector of its pods, for the scale subresource."
+    )
     adapters: int = Field(default=0, ge=0, description="Adapters declared for this Model.")
 
 
@@ -144,7 +155,19 @@ class Model(KubeObject):
 
     PLURAL: ClassVar[str] = "models"
     SHORT: ClassVar[str] = "mdl"
+    SCALES: ClassVar[bool] = True
 
-    kind: Literal["Model"] = "Model"
-    spec: ModelSpec
-    status: ModelStatus = Field(default_factory=ModelStatus)
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        *READY_COLUMNS,
+        Column("Replicas", ".spec.replicas", "integer"),
+        Column("Serving", ".status.readyReplicas", "integer"),
+        Column("Adapters", ".status.adapters", "integer"),
+        Column("Task", ".spec.task", wide=True),
+        Column("SLO", ".spec.sloRef.name", wide=True),
+        Column("Source", ".spec.source", wide=True),
+        AGE_COLUMN,
+    )
+
+    kind: Literal["Model"] = Field(default="Model", description="Model.")
+    spec: ModelSpec = Field(description="What a platform team wants of the Model.")
+    status: ModelStatus = Field(default_factory=ModelStatus, description="What was observed of the Model.")

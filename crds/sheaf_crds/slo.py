@@ -4,8 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sheaf_crds.base import ApiType, Duration, Name
-from sheaf_crds.meta import KubeObject, Status
+from sheaf_crds.base import ApiType, Duration
+from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
+
+Weight = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Percentiles(ApiType):
@@ -29,7 +31,7 @@ class Fairness(ApiType):
         default="DLPM",
         description="None: first come, first served. VTC: equal service in tokens. DLPM: that, keeping locality.",
     )
-    weights: Annotated[dict[Name, int], Field(max_length=256)] = Field(
+    weights: Annotated[dict[str, Weight], Field(max_length=256)] = Field(
         default_factory=dict, description="Share of each tenant, from 1 to 1000; tenants not named weigh 1."
     )
 
@@ -37,9 +39,13 @@ class Fairness(ApiType):
 class Limits(ApiType):
     """Bounds for each tenant; those left out do not bound."""
 
-    requests_per_minute: int | None = Field(default=None, ge=1, description="Requests that may start in a minute.")
-    tokens_per_minute: int | None = Field(default=None, ge=1, description="Prompt and output tokens in a minute.")
-    max_concurrent: int | None = Field(default=None, ge=1, description="Requests that may run at once.")
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="Requests that may start in a minute."
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000_000_000, description="Prompt and output tokens in a minute."
+    )
+    max_concurrent: int | None = Field(default=None, ge=1, le=1_000_000, description="Requests that may run at once.")
 
 
 class Queue(ApiType):
@@ -75,6 +81,16 @@ class SLO(KubeObject):
     PLURAL: ClassVar[str] = "slos"
     SHORT: ClassVar[str] = "slo"
 
-    kind: Literal["SLO"] = "SLO"
-    spec: SLOSpec = Field(default_factory=SLOSpec)
-    status: SLOStatus = Field(default_factory=SLOStatus)
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        *READY_COLUMNS,
+        Column("Class", ".spec.class"),
+        Column("TTFT-P95", ".spec.ttft.p95"),
+        Column("TPOT-P95", ".spec.tpot.p95"),
+        Column("Models", ".status.models", "integer"),
+        Column("Fairness", ".spec.fairness.policy", wide=True),
+        AGE_COLUMN,
+    )
+
+    kind: Literal["SLO"] = Field(default="SLO", description="SLO.")
+    spec: SLOSpec = Field(default_factory=SLOSpec, description="What callers were promised.")
+    status: SLOStatus = Field(default_factory=SLOStatus, description="What was observed of the SLO.")
