@@ -1,7 +1,8 @@
 """Loopback ports that nobody else can take between choosing and listening.
 
-A socket that is bound but does not listen keeps the port: the kernel gives it to no one who asks for any free port, while a
-server that names the port and sets SO_REUSEADDR, as every server here does, may listen on it, again and again over restarts.
+A socket that is bound but does not listen keeps the port: the kernel gives it to no one who asks for any free port,
+while a server that names the port and sets SO_REUSEADDR, as every server here does, may listen on it, again and again
+over restarts.
 """
 
 import errno
@@ -31,8 +32,6 @@ class PortLease:
     def close(self) -> None:
         """Let go of the port."""
         self._socket.close()
-
-
 
 
 def release(leases: Iterable[PortLease]) -> None:

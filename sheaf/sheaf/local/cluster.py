@@ -1,0 +1,134 @@
+"""The cluster of local processes: the operator's protocol over pods on this machine."""
+
+import asyncio
+
+from sheaf_crds import SLO, Adapter, AutoscalingPolicy, Model
+from sheaf_operator.cluster.protocol import ClusterError
+from sheaf_operator.planning import (
+    Action,
+    ClusterSnapshot,
+    CreatePod,
+    DeletePod,
+    DrainPod,
+    EmitEvent,
+    SetCatalog,
+    UpdateStatus,
+)
+
+from sheaf.local.fleet import FleetFile
+from sheaf.local.pod import LocalPod, Site
+from sheaf.local.store import Store
+
+
+class LocalCluster:
+    """Implements `sheaf_operator.cluster.protocol.Cluster`. `site.changed` must be this cluster's `poke`."""
+
+    def __init__(self, store: Store, fleet: FleetFile) -> None:
+        self.store, self._fleet = store, fleet
+        self.pods: dict[str, LocalPod] = {}
+        self.site: Site
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._poked = asyncio.Event()
+
+    def poke(self) -> None:
+        """Something that `observe` shows has changed."""
+        self._poked.set()
+
+    async def observe(self) -> ClusterSnapshot:
+        """Objects as the files declare them, pods as they are."""
+        self._poked.clear()
+        self.publish()
+        return ClusterSnapshot(
+            models=self.store.of(Model),
+            adapters=self.store.of(Adapter),
+            slos=self.store.of(SLO),
+            policies=self.store.of(AutoscalingPolicy),
+            pods=tuple(pod.facts() for pod in self.pods.values()),
+        )
+
+    async def act(self, action: Action) -> None:
+        """Carry an action out."""
+        match action:
+            case CreatePod():
+                self._create(action)
+            case DeletePod():
+                self._delete(action)
+            case DrainPod():
+                await self._drain(action)
+            case SetCatalog():
+                await self._set_catalog(action)
+            case UpdateStatus():
+                self.store.update_status(action)
+            case EmitEvent():
+                subject = f"{action.kind.lower()} {action.name}"
+                text = f"{action.reason}: {action.message}" if action.message else action.reason
+                self.site.journal.say(subject, text, warning=action.type == "Warning")
+
+    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the protocol's own words
+        """Wait for a change, or so many seconds."""
+        self.publish()
+        try:
+            await asyncio.wait_for(self._poked.wait(), timeout)
+        except TimeoutError:
+            return
+
+    def publish(self) -> None:
+        """Write the fleet file where it differs; a full disk is said once and tried again."""
+        try:
+            self._fleet.write(self.store, list(self.pods.values()))
+            self.site.journal.recovered("fleet file")
+        except OSError as error:
+            remedy = "the gateway goes on with the last one; free some space" if error.errno else ""
+            self.site.journal.say("fleet file", f"cannot be written: {error.strerror}; {remedy}", warning=True)
+
+    async def stop(self) -> None:
+        """End every pod; done when no process is left."""
+        for pod in list(self.pods.values()):
+            self._remove(pod)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+
+    def _create(self, action: CreatePod) -> None:
+        if action.name in self.pods:
+            return
+        try:
+            pod = LocalPod(action.name, action.template, self.site)
+        except OSError as error:
+            raise ClusterError(f"pod {action.name} cannot be made: {error.strerror}") from error
+        self.pods[action.name] = pod
+        pod.start()
+        self.site.journal.say(f"pod {action.name}", f"starting: {action.reason}")
+
+    def _delete(self, action: DeletePod) -> None:
+        pod = self._find(action.name, action.uid)
+        if pod is not None and not pod.terminating:
+            self.site.journal.say(f"pod {action.name}", f"ending: {action.reason}")
+            self._remove(pod, forget=True)
+
+    def _remove(self, pod: LocalPod, *, forget: bool = False) -> None:
+        task = asyncio.create_task(self._end(pod, forget=forget))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _end(self, pod: LocalPod, *, forget: bool) -> None:
+        await pod.stop()
+        if forget:
+            pod.forget()
+        self.pods.pop(pod.name, None)
+        self.poke()
+
+    async def _drain(self, action: DrainPod) -> None:
+        pod = self._find(action.name, action.uid)
+        if pod is not None:
+            self.site.journal.say(f"pod {action.name}", f"draining: {action.reason}")
+            pod.noted(await pod.client.drain(action.seconds, action.reason))
+
+    async def _set_catalog(self, action: SetCatalog) -> None:
+        pod = self._find(action.pod, action.uid)
+        if pod is not None:
+            await pod.client.put_catalog(action.catalog)
+            pod.noted(await pod.client.state(after=0, wait=0.0))
+
+    def _find(self, name: str, uid: str) -> LocalPod | None:
+        pod = self.pods.get(name)
+        return pod if pod is not None and pod.uid == uid else None
