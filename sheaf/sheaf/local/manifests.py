@@ -1,27 +1,43 @@
-"""Manifest files: which there are, what they declare, and what is wrong with them, file by file."""
+"""Manifest files: which there are, what they declare, and what is wrong with them."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import cast
+import zoneinfo
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
-import yaml
-from pydantic import ValidationError
-from sheaf_crds import KINDS
-
-from sheaf.local.store import Declared, FileContent
+from sheaf_crds import KubeObject
+from sheaf_crds.manifests import ManifestFile, Surroundings, findings, parse, to_object
+from sheaf_crds.yaml_tree import YamlProblem, documents
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 10_000
-LARGEST_FILE = 2**20
+READ_LIMIT = 4 * 2**20
 
 
 class NoManifestsError(Exception):
     """The paths hold no manifests; says which."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The objects of one manifest file that are right by themselves; `broken` where something else stands in it too."""
+
+    objects: tuple[KubeObject, ...] = ()
+    broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What all files say, and a line for everything that is wrong with them."""
+
+    files: Mapping[Path, FileContent]
+    problems: tuple[str, ...] = ()
+
+
 def find_files(paths: Sequence[Path]) -> list[Path]:
     """The manifest files at the paths: files as they are named, folders with everything below, hidden ones left out."""
-    found = {file for path in paths for file in ([path] if not path.is_dir() else _below(path))}
+    found = {file for path in paths for file in (_below(path) if path.is_dir() else [path])}
     return sorted(found)[:MOST_FILES]
 
 
@@ -35,10 +51,38 @@ def require_files(paths: Sequence[Path]) -> list[Path]:
     return find_files(paths)
 
 
-def read_files(files: Iterable[Path]) -> dict[Path, FileContent]:
-    """What each file declares; a file that is gone by now is left out."""
-    contents = {file: _read(file) for file in files}
-    return {file: content for file, content in contents.items() if content is not None}
+def read_files(files: Iterable[Path]) -> Reading:
+    """What the files declare now; a file that is gone by now is left out."""
+    texts: list[tuple[Path, ManifestFile]] = []
+    contents: dict[Path, FileContent] = {}
+    unreadable: list[str] = []
+    for path in files:
+        try:
+            text = ManifestFile(str(path), _read(path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable.append(f"{path}:1: (document): cannot be read: {error.strerror}; make it readable or remove it")
+            contents[path] = FileContent(broken=True)
+            continue
+        texts.append((path, text))
+        contents[path] = _content(text)
+    problems = parse((text for _, text in texts), Surroundings(source_problem, time_zone_problem)).problems
+    return Reading(contents, (*unreadable, *map(str, problems)))
+
+
+def source_problem(path: PurePosixPath) -> str:
+    """Why a file:// source cannot be served from this machine; empty where it can."""
+    return "" if Path(unquote(str(path))).is_dir() else f"there is no folder {path}"
+
+
+def time_zone_problem(name: str) -> str:
+    """Why that is no time zone; empty where it is one."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return f"there is no time zone {name!r}"
+    return ""
 
 
 def _below(folder: Path) -> list[Path]:
@@ -46,27 +90,21 @@ def _below(folder: Path) -> list[Path]:
     return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
-def _read(file: Path) -> FileContent | None:
+def _read(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(READ_LIMIT)
+
+
+def _content(file: ManifestFile) -> FileContent:
+    objects: list[KubeObject] = []
+    broken = False
     try:
-        with file.open("rb") as stream:
-            data = stream.read(LARGEST_FILE + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return FileContent(problems=(f"{file}: cannot be read: {error.strerror}",), broken=True)
-    return _parse(file, data)
-
-
-def _parse(file: Path, data: bytes) -> FileContent:
-    try:
-        documents = [document for document in yaml.safe_load_all(data) if document is not None]
-        return FileContent(tuple(_object(document) for document in documents))
-    except (yaml.YAMLError, ValidationError, ValueError) as error:
-        return FileContent(problems=(f"{file}: {' '.join(str(error).split())}",), broken=True)
-
-
-def _object(document: object) -> Declared:
-    kind = document.get("kind") if isinstance(document, dict) else None
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    return cast("Declared", KINDS[kind].model_validate(document))
+        for node in documents(file.content):
+            tree = node.plain()
+            wrong = bool(findings(tree))
+            broken = broken or wrong
+            if isinstance(tree, dict) and not wrong:
+                objects.append(to_object(tree))
+    except YamlProblem:
+        broken = True
+    return FileContent(tuple(objects), broken)

@@ -10,7 +10,8 @@ that left their process group are found. Its standard output is JSON lines: `sta
     <- {"event": "started", "pid": 4711}
     <- {"event": "exited", "code": -9, "lines": ["last", "lines"]}     negative: by that signal
 """
-# ruff: noqa: PTH - pathlib would triple the start-up time
+# pathlib would triple the start-up time:
+# ruff: noqa: PTH105, PTH113, PTH123, PTH202, PTH208
 
 import contextlib
 import ctypes

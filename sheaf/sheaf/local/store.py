@@ -1,7 +1,7 @@
 """The declared objects and their statuses: what an API server is to a cluster, in memory.
 
-A file that breaks while it is edited keeps what it declared last. An object keeps its UID as long as it stays
-declared; its generation grows when its spec changes; its status belongs to the operator.
+A file that breaks while it is edited keeps what it declared before and does not declare now. An object keeps its UID
+as long as it stays declared; its generation grows when its spec changes; its status belongs to the operator.
 """
 
 import uuid
@@ -9,56 +9,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Metadata, Model
+from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 from sheaf_operator.planning import UpdateStatus
+
+from sheaf.local.manifests import FileContent
 
 Key = tuple[str, str]
 Declared = Model | Adapter | SLO | AutoscalingPolicy
 T = TypeVar("T", bound=KubeObject)
 
 
-@dataclass(frozen=True, slots=True)
-class FileContent:
-    """What one manifest file declares; `broken` where it could not be read as a whole."""
-
-    objects: tuple[Declared, ...] = ()
-    problems: tuple[str, ...] = ()
-    broken: bool = False
-
-
 @dataclass
 class Store:
     """Objects by kind and name, as the files say and the operator found."""
 
-    files: dict[Path, tuple[Declared, ...]] = field(default_factory=dict)
+    files: dict[Path, dict[Key, Declared]] = field(default_factory=dict)
     objects: dict[Key, Declared] = field(default_factory=dict)
 
-    def load(self, contents: Mapping[Path, FileContent], now: float) -> tuple[str, ...]:
-        """Take what the files say now; returns a line for each object that is declared twice.
+    def load(self, contents: Mapping[Path, FileContent], now: float) -> None:
+        """Take what the files say now; of an object that is declared twice the first one counts.
 
         Args:
             contents: every manifest file that there is.
             now: Unix seconds.
         """
-        self.files = {
-            path: self.files.get(path, ()) if content.broken else content.objects for path, content in contents.items()
-        }
-        declared: dict[Key, tuple[Path, Declared]] = {}
-        problems = []
-        for path, item in ((path, item) for path in sorted(self.files) for item in self.files[path]):
-            first = declared.setdefault((item.kind, item.name), (path, item))
-            if first[1] is not item:
-                problems.append(
-                    f"{path}: {item.kind} {item.name} is declared in {first[0]} already; remove one of the two"
-                )
-        self.objects = {key: self._merge(self.objects.get(key), item, now) for key, (_, item) in declared.items()}
-        return tuple(problems)
+        self.files = {file: self._of_file(file, content) for file, content in contents.items()}
+        declared: dict[Key, Declared] = {}
+        for objects in self.files.values():
+            for key, item in objects.items():
+                declared.setdefault(key, item)
+        self.objects = {key: _merge(self.objects.get(key), item, now) for key, item in declared.items()}
 
     def of(self, kind: type[T]) -> tuple[T, ...]:
         """All objects of a kind, by name."""
-        found = (item for _, item in sorted(self.objects.items()))
+        found = (item for _, item in sorted(self.objects.items(), key=lambda entry: entry[0]))
         return tuple(item for item in found if isinstance(item, kind))
 
     def update_status(self, action: UpdateStatus) -> bool:
@@ -69,17 +55,23 @@ class Store:
         self.objects[action.kind, action.name] = item.model_copy(update={"status": action.status})
         return True
 
-    def _merge(self, before: Declared | None, item: Declared, now: float) -> Declared:
-        if before is None:
-            created = datetime.fromtimestamp(int(now), UTC)
-            given: dict[str, Any] = {"uid": str(uuid.uuid4()), "generation": 1, "creation_timestamp": created}
-            return _with_metadata(item, **given)
-        metadata = before.metadata
-        generation = metadata.generation + (before.spec != item.spec)
-        kept = {"uid": metadata.uid, "generation": generation, "creation_timestamp": metadata.creation_timestamp}
-        return _with_metadata(item, **kept).model_copy(update={"status": before.status})
+    def _of_file(self, file: Path, content: FileContent) -> dict[Key, Declared]:
+        kept = self.files.get(file, {}) if content.broken else {}
+        found: dict[Key, Declared] = {}
+        for item in content.objects:
+            found.setdefault((type(item).__name__, item.name), cast("Declared", item))
+        return {**kept, **found}
 
 
-def _with_metadata(item: Declared, **fields: object) -> Declared:
-    metadata: Metadata = item.metadata.model_copy(update=fields)
-    return item.model_copy(update={"metadata": metadata})
+def _merge(before: Declared | None, item: Declared, now: float) -> Declared:
+    if before is None:
+        created = datetime.fromtimestamp(int(now), UTC)
+        return _stamped(item, uid=str(uuid.uuid4()), generation=1, creation_timestamp=created)
+    old = before.metadata
+    generation = old.generation + int(before.spec != item.spec)
+    stamped = _stamped(item, uid=old.uid, generation=generation, creation_timestamp=old.creation_timestamp)
+    return stamped.model_copy(update={"status": before.status})
+
+
+def _stamped(item: Declared, **fields: Any) -> Declared:
+    return item.model_copy(update={"metadata": item.metadata.model_copy(update=fields)})
