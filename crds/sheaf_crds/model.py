@@ -8,21 +8,25 @@ from sheaf_crds.base import ApiType, Duration, Ref
 from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
 
 MODEL_SOURCE_PATTERN = r"^(hf|s3|https|pvc|file)://[!-~]+$"
+TEXT_PATTERN = r"^[^\x00]+$"
+OPTIONAL_TEXT_PATTERN = r"^[^\x00]*$"
+ENV_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+ACCELERATOR_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 ModelSource = Annotated[str, Field(pattern=MODEL_SOURCE_PATTERN, max_length=2048)]
 
 
-Argument = Annotated[str, Field(min_length=3, max_length=4096)]
+Argument = Annotated[str, Field(pattern=TEXT_PATTERN, min_length=1, max_length=4096)]
 DEFAULT_CAPACITY_PER_SLOT = 4
 
 
 class EnvVar(ApiType):
     """One environment variable of the engine process."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", min_length=1, max_length=256)] = Field(
+    name: Annotated[str, Field(pattern=ENV_PATTERN, min_length=1, max_length=256)] = Field(
         description="Name of the variable."
     )
-    value: str = Field(description="Its value, taken as it is.", max_length=32768)
+    value: str = Field(description="Its value, taken as it is.", pattern=OPTIONAL_TEXT_PATTERN, max_length=32768)
 
 
 class Engine(ApiType):
@@ -51,7 +55,7 @@ class Engine(ApiType):
 class Accelerator(ApiType):
     """A kind of accelerator that a replica may run on."""
 
-    type: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=63)] = Field(
+    type: Annotated[str, Field(pattern=ACCELERATOR_PATTERN, min_length=1, max_length=63)] = Field(
         description="Type as nodes carry it in the label sheaf.dev/accelerator, such as nvidia-l4."
     )
     count: int = Field(default=1, ge=1, le=64, description="Accelerators for one replica.")

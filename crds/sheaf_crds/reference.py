@@ -60,8 +60,8 @@ def _rows(node: Schema, prefix: str) -> Iterator[str]:
 def _rules(kind: str) -> Iterator[str]:
     for rule in RULES:
         if kind in rule.kinds:
-            place = ".".join(("metadata", "name") if not rule.path else rule.path).replace(".*", "[]")
-            yield f"| `{place}{'.' + rule.field if rule.field else ''}` | {rule.message} |".replace("||", "\\|\\|")
+            place = ".".join((*rule.path, *filter(None, (rule.field,)))).replace(".*", "[]")
+            yield f"| `{place}` | {rule.message} |"
 
 
 def _section(kind: type[KubeObject]) -> Iterator[str]:

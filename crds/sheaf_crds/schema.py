@@ -121,7 +121,7 @@ def _without_defaults(node: Schema) -> Schema:
 
 
 def _validation(rule: Rule) -> Schema:
-    place = {"fieldPath": f".{rule.field}"} if rule.field else {}
+    place = {"fieldPath": f".{rule.field}"} if rule.field and rule.path else {}
     return {"rule": rule.cel, "message": rule.message, "reason": "FieldValueInvalid"} | place
 
 

@@ -1,6 +1,5 @@
 """Rules on names and sources, which several kinds share."""
 
-from sheaf_crds.base import NAME_PATTERN
 from sheaf_crds.rules.rule import Rule
 
 _ANY = ("Model", "Adapter", "SLO", "AutoscalingPolicy")
@@ -10,9 +9,10 @@ NAMES = (
     Rule(
         _ANY,
         (),
-        f"size(self.metadata.name) <= 63 && self.metadata.name.matches('{NAME_PATTERN}')",
-        "metadata.name is not a DNS label",
-        "write at most 63 lower-case letters, digits and '-', beginning and ending with a letter or digit",
+        "size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",
+        "the name is longer than 63 characters or has a dot in it, and names of pods are made from it",
+        "write at most 63 lower-case letters, digits and '-'",
+        "metadata.name",
     ),
     Rule(
         ("Adapter",),
@@ -20,6 +20,7 @@ NAMES = (
         "self.metadata.name != self.spec.modelRef.name",
         "the adapter has the name of its own model, and callers choose between them by name",
         "rename the adapter or correct spec.modelRef.name",
+        "spec.modelRef.name",
     ),
 )
 
@@ -57,7 +58,7 @@ SOURCES = (
         "write file:///ABSOLUTE/PATH with three slashes",
     ),
     _source_rule(
-        "!self.matches('(^|/)[.][.]?(/|$)')",
+        "!(self + '/').contains('/../') && !(self + '/').contains('/./')",
         "the source has '.' or '..' as a part of its path",
         "write the path without them",
     ),
