@@ -207,8 +207,8 @@ class Connection(asyncio.Protocol):
         end = buffer.find(b"\r\n\r\n", self._scanned)
         try:
             if end < 0:
+                check_partial(buffer, self._scanned, self._server.limits)
                 self._scanned = max(len(buffer) - 3, 0)
-                check_partial(buffer, self._server.limits)
                 return
             self._scanned = 0
             self._head = parse_head(buffer[: end + 4], self._server.limits)

@@ -42,11 +42,15 @@ class Endpoint:
     @property
     def authority(self) -> bytes:
         """The value of the Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.uds else f"{host}:{self.port}").encode("idna" if not host.isascii() else "ascii")
+        host = self._bracketed().encode("ascii" if self.host.isascii() else "idna")
+        return host if self.uds else b"%b:%d" % (host, self.port)
 
     def __str__(self) -> str:
-        return f"unix:{self.uds}" if self.uds else f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+        scheme = "https" if self.tls else "http"
+        return f"unix:{self.uds}" if self.uds else f"{scheme}://{self._bracketed()}:{self.port}"
+
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,21 @@ class Sink(Protocol):
     def on_error(self, error: UpstreamError) -> None:
         """Learn that there is no complete response, and whether the request may go elsewhere."""
         ...
+
+
+class _Silent:
+    """The sink of an exchange that is over."""
+
+    def on_head(self, status: int, headers: list[Header]) -> None: ...
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_error(self, error: UpstreamError) -> None: ...
+
+
+_SILENT = _Silent()
 
 
 class Exchange:
@@ -117,7 +136,7 @@ class Exchange:
         """Stop at once and close the connection, so that the engine stops working on it."""
         if self.done:
             return
-        self.done = True
+        self.finish()
         if self.connection is not None:
             self.connection.drop()
         elif self.stop_dialling is not None:
@@ -139,6 +158,13 @@ class Exchange:
         """Tell the sink that there will be no complete response."""
         if self.done:
             return
-        self.done = True
         metrics.UPSTREAM_ERRORS.labels(error.kind).inc()
-        self.sink.on_error(error)
+        self.finish().on_error(error)
+
+    def finish(self) -> Sink:
+        """End it and let go of the sink, which holds whoever holds this; return the sink for its last word."""
+        sink = self.sink
+        self.done = True
+        self.sink = _SILENT
+        self.head = self.body = b""
+        return sink

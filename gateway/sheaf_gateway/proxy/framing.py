@@ -26,7 +26,7 @@ _FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)
 _HTTP_VERSION = re.compile(rb" HTTP/(?!1\.[01])[0-9](?:\.[0-9])?$")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)")
-_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_BARE_LINE_END = re.compile(rb"\r(?=[^\n])|(?<!\r)\n")
 _MAX_LENGTH_DIGITS = 15
 
 
@@ -107,8 +107,10 @@ def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:
     return _decide(method, int(line[4]), fields, limits)
 
 
-def check_partial(raw: bytes, limits: ServerLimits) -> None:
+def check_partial(raw: bytes, seen: int, limits: ServerLimits) -> None:
     """Refuse early what no further byte can mend in a head that has not ended yet.
+
+    The first `seen` bytes passed before: the work is linear in the head's size however it arrives.
 
     Raises:
         Refusal: As `parse_head` would.
@@ -118,12 +120,12 @@ def check_partial(raw: bytes, limits: ServerLimits) -> None:
         raise _line_too_long(limits)
     if len(raw) > limits.max_head:
         raise _head_too_large(limits)
-    if line_end >= 0:
+    if line_end >= 0 and line_end + 2 > seen:
         line = _REQUEST_LINE.match(raw)
         if line is None:
             raise _diagnose_line(raw, limits)
         _check_version(line[3], line[4])
-    if _BARE_LINE_END.search(raw, 0, max(len(raw) - 1, 0)):
+    if _BARE_LINE_END.search(raw, seen):
         raise _bare_line_end()
 
 

@@ -143,7 +143,7 @@ class ConnectionResponder:
     def abort(self) -> None:
         """See `types.Responder`."""
         if self._state < _ENDED:
-            self._state = _ENDED
+            self._over(_ENDED)
             closes = self.started and self._remaining is None and not self._chunked
             self._connection.break_off(reset=closes)
 
@@ -151,16 +151,17 @@ class ConnectionResponder:
         """Learn that the client is gone: tell whoever asked and stop the application's task."""
         if self._state >= _ENDED:
             return
-        self._state = _GONE
+        callbacks, task = self._on_gone, self.task
+        self._over(_GONE)
         metrics.CLIENTS_GONE.inc()
-        for callback in self._on_gone:
+        for callback in callbacks:
             callback()
-        if self.task is not None:
-            self.task.cancel()
+        if task is not None:
+            task.cancel()
 
     def press(self, *, pressed: bool) -> None:
         """Learn that the client stopped or resumed keeping up."""
-        if self._on_pressure is not None and self._state < _ENDED:
+        if self._on_pressure is not None:
             self._on_pressure(pressed)
 
     def _framing(self, status: int, length: int | None) -> bytes:
@@ -197,8 +198,15 @@ class ConnectionResponder:
         if self._state != _GONE:
             raise RuntimeError("the response has already ended" if self.started else "start the response first")
 
+    def _over(self, state: int) -> None:
+        """Let go of the callbacks, which hold whoever holds this: nothing is left to the cycle collector."""
+        self._state = state
+        self._on_gone = []
+        self._on_pressure = None
+        self.task = None
+
     def _finish(self) -> None:
-        self._state = _ENDED
+        self._over(_ENDED)
         self._connection.response_done()
 
 

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import socket
 import ssl as tls
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -49,12 +49,13 @@ async def serve(
 
 
 class Server:
-    """A listening server; made by `serve`."""
+    """A listening server; made by `serve`. `port` is the TCP port that it listens on, 0 for another socket."""
 
     def __init__(self, app: App, limits: ServerLimits, error_body: ErrorBody) -> None:
         self.limits = limits
         self.error_body = error_body
         self.closing = False
+        self.port = 0
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self._app = app
@@ -65,11 +66,6 @@ class Server:
         self._all_closed.set()
         self._listener: asyncio.Server | None = None
         self._sweeper = self.loop.call_later(limits.tick_s(), self._sweep)
-
-    @property
-    def port(self) -> int:
-        """The TCP port that the server listens on."""
-        return cast("int", self._sockets()[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
@@ -94,6 +90,8 @@ class Server:
         except OSError:
             self._sweeper.cancel()
             raise
+        address = self._listener.sockets[0].getsockname()
+        self.port = address[1] if isinstance(address, tuple) else 0
 
     async def close(self, deadline_s: float) -> None:
         """Stop accepting, let requests in progress end, and after `deadline_s` seconds break them off."""
@@ -153,7 +151,8 @@ class Server:
         if answer is None:
             return
         task = asyncio.ensure_future(answer)
-        responder.task = task
+        if not responder.ended:
+            responder.task = task
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._finished, request, responder))
 
@@ -193,6 +192,3 @@ class Server:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _sockets(self) -> tuple[socket.socket, ...]:
-        return tuple(self._listener.sockets) if self._listener is not None else ()

@@ -161,8 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         exchange.connection = None
         if self._until_close and self._head_given and exc is None:
-            exchange.done = True
-            exchange.sink.on_end()
+            exchange.finish().on_end()
         elif self._reused and not self._touched and not exchange.retried:
             self._pool.retry(exchange)
         elif self._head_given:
@@ -245,14 +244,14 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.sink.on_body(data)
 
     def _end(self, exchange: Exchange, *, kept: bool) -> None:
-        exchange.done = True
+        sink = exchange.finish()
         exchange.connection = self._exchange = None
         if exchange.paused:
             self._transport.resume_reading()
         self._reused = True
         if not (kept and self._pool.keep(self)):
             self._transport.close()
-        exchange.sink.on_end()
+        sink.on_end()
 
     def _fail(self, exchange: Exchange, error: UpstreamError) -> None:
         exchange.connection = self._exchange = None
