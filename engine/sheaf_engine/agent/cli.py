@@ -1,0 +1,93 @@
+"""The agent's command line.
+
+python -m sheaf_engine.agent --config FILE                                    run the agent python -m
+sheaf_engine.agent fetch --source URL --to DIR [...]                fetch a base model; last line: model-dir PATH
+python -m sheaf_engine.agent drain --config FILE --deadline SECONDS           the pod's preStop hook
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sheaf_engine.agent.config import load_config
+from sheaf_engine.agent.drain_hook import drain
+from sheaf_engine.agent.errors import AdapterError, ConfigError
+from sheaf_engine.agent.model_fetch import fetch_model
+from sheaf_engine.agent.run import configure_logs, serve
+from sheaf_engine.agent.sources import parse_source
+from sheaf_engine.agent.transfer import Budget, Outside
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"fetch": _fetch, "drain": _drain}
+    try:
+        if given and given[0] in commands:
+            return commands[given[0]](given[1:])
+        return _serve(given)
+    except (ConfigError, AdapterError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+
+
+def _serve(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sheaf_engine.agent", description="The agent beside an engine.")
+    parser.add_argument("--config", type=Path, required=True, help="configuration file (JSON)")
+    config = load_config(parser.parse_args(arguments).config)
+    configure_logs()
+    asyncio.run(serve(config))
+    return 0
+
+
+def _fetch(arguments: list[str]) -> int:
+    given = _fetch_parser().parse_args(arguments)
+    token = os.environ.get("HF_TOKEN") or None
+    outside = Outside(
+        file_roots=tuple(given.allow_file_root),
+        allow_private_addresses=given.allow_private_addresses,
+        s3_endpoint_url=given.s3_endpoint_url,
+        hf_endpoint=given.hf_endpoint,
+        hf_token=token,
+        https_ca_file=given.https_ca_file,
+    )
+    parse_source(given.source)
+    _say(f"fetching {given.source}")
+    folder, new = fetch_model(given.source, given.to, outside, Budget.of(given.size_limit, given.timeout))
+    _say("fetched" if new else "already there")
+    _say(f"model-dir {folder}")
+    return 0
+
+
+def _fetch_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sheaf_engine.agent fetch", description="Fetch a base model.")
+    parser.add_argument("--source", required=True, help="hf:// s3:// https:// or file:// URL")
+    parser.add_argument("--to", type=Path, required=True, help="folder to put models into")
+    parser.add_argument("--allow-file-root", type=Path, action="append", default=[], help="folder for file:// sources")
+    parser.add_argument("--allow-private-addresses", action="store_true", help="let https:// reach private addresses")
+    parser.add_argument("--s3-endpoint-url", help="S3 service other than AWS's own")
+    parser.add_argument("--hf-endpoint", help="model hub other than the default")
+    parser.add_argument("--https-ca-file", type=Path, help="PEM file of further certificate authorities")
+    parser.add_argument("--size-limit", type=int, default=2 * 2**40, help="bytes (default: 2 TiB)")
+    parser.add_argument("--timeout", type=float, default=6 * 3600.0, help="seconds (default: six hours)")
+    return parser
+
+
+def _drain(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sheaf_engine.agent drain", description="Drain the pod.")
+    parser.add_argument("--config", type=Path, required=True, help="configuration file of the running agent")
+    parser.add_argument("--deadline", type=float, default=30.0, help="seconds that running requests may take")
+    given = parser.parse_args(arguments)
+    why = drain(load_config(given.config), given.deadline)
+    if why:
+        raise ConfigError(why)
+    _say("drained")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
