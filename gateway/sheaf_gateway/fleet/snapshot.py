@@ -4,12 +4,22 @@ Objects are checked one by one, so that a broken one is left out and named while
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from sheaf_crds import SLO, Adapter, ApiType, AutoscalingPolicy, Model
 
+from sheaf_gateway.proxy.exchange import Endpoint
+
 MAX_BYTES = 256 * 2**20
+
+
+def _url(text: str) -> str:
+    Endpoint.parse(text)
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
 
 T = TypeVar("T", bound=ApiType)
 
@@ -19,11 +29,11 @@ class PodSnapshot(ApiType):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=253)]
     uid: str = ""
     model: Annotated[str, Field(min_length=1, max_length=253)]
-    engine_url: Annotated[str, Field(pattern=r"^(https?|unix)://[^\s]+$", max_length=2048)]
-    agent_url: Annotated[str, Field(pattern=r"^(https?://[^\s]+)?$", max_length=2048)] = ""
+    engine_url: Url
+    agent_url: Url | Literal[""] = ""
     kv_events: str | None = None
     kv_replay: str | None = None
     ready: bool = False

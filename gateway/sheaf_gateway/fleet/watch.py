@@ -22,17 +22,27 @@ async def contents(path: Path, max_bytes: int) -> AsyncIterator[bytes | OSError]
     `max_bytes`."""
     seen, found = await asyncio.to_thread(_read, path, max_bytes, None)
     yield found if found is not None else FileNotFoundError(f"{path} cannot be read")
-    async for _ in awatch(
-        path.parent,
-        step=_STEP_MS,
-        debounce=_DEBOUNCE_MS,
-        rust_timeout=_LOOK_MS,
-        yield_on_timeout=True,
-        recursive=False,
-    ):
+    async for _ in _ticks(path.parent):
         seen, found = await asyncio.to_thread(_read, path, max_bytes, seen)
         if found is not None:
             yield found
+
+
+async def _ticks(folder: Path) -> AsyncIterator[None]:
+    while True:
+        try:
+            async for _ in awatch(
+                folder,
+                step=_STEP_MS,
+                debounce=_DEBOUNCE_MS,
+                rust_timeout=_LOOK_MS,
+                yield_on_timeout=True,
+                recursive=False,
+            ):
+                yield
+        except (OSError, RuntimeError):
+            await asyncio.sleep(_LOOK_MS / 1000.0)
+            yield
 
 
 def _read(path: Path, max_bytes: int, seen: Signature | None) -> tuple[Signature | None, bytes | OSError | None]:

@@ -1,0 +1,365 @@
+"""One inference request from the door to its last byte: a state machine driven by callbacks, the sink of its
+own attempts.
+
+Before the first byte has gone to the client, a failed attempt is made again on another pod, within the retry
+budget and `max_attempts`. Answers that are not streams are held until they are whole (up to `MAX_HELD`
+bytes), so that they can be retried until then and never arrive cut short. After the first byte of a stream a
+failure ends it with an error event and a broken connection; `_broken_off` is the one place where a stream
+could be continued on another pod instead.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sheaf_gateway.admission.admission import Admit, Wait
+from sheaf_gateway.api import errors, failures
+from sheaf_gateway.api.asking import Asked
+from sheaf_gateway.api.errors import ApiError
+from sheaf_gateway.api.failures import GONE
+from sheaf_gateway.api.records import Attempt, Record
+from sheaf_gateway.api.stream import EventRelay
+from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
+from sheaf_gateway.fleet.agents import AgentError
+from sheaf_gateway.fleet.view import Pod
+from sheaf_gateway.proxy.errors import Saturated, UpstreamError
+from sheaf_gateway.proxy.exchange import Exchange
+from sheaf_gateway.proxy.relay import content_length
+from sheaf_gateway.proxy.response import request_head
+from sheaf_gateway.proxy.types import Header, Responder
+from sheaf_gateway.routing.choose import Decision, explain
+from sheaf_gateway.routing.router import Ticket
+
+if TYPE_CHECKING:
+    from sheaf_gateway.api.inference import Inference
+
+MAX_HELD = 4 * 2**20
+_USAGE_TAIL = 8192
+_ABORT_AFTER_S = 0.05
+_NOT_PASSED = frozenset({b"server", b"date", b"x-request-id", b"x-sheaf-pod", b"x-sheaf-decision"})
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a call went, for the accounts. Times are loop seconds; `events` counts those of a stream."""
+
+    usage: Usage
+    events: int
+    opened_at: float
+    last_at: float
+    admitted: bool
+
+
+class Call:
+    """A request under way."""
+
+    __slots__ = (
+        "_admitted",
+        "_asked",
+        "_core",
+        "_decision",
+        "_exchange",
+        "_finished",
+        "_held",
+        "_held_size",
+        "_last_at",
+        "_last_error",
+        "_loading",
+        "_opened_at",
+        "_passing",
+        "_pod",
+        "_relay",
+        "_responder",
+        "_response_headers",
+        "_status",
+        "_streaming",
+        "_ticket",
+        "_tried",
+        "record",
+    )
+
+    _decision: Decision
+    _pod: Pod
+    _ticket: Ticket | None
+    _exchange: Exchange | None
+    _relay: EventRelay | None
+    _status: int
+    _response_headers: list[Header]
+    _streaming: bool
+    _passing: bool
+    _held: list[bytes]
+    _held_size: int
+
+    def __init__(self, core: "Inference", asked: Asked, responder: Responder, record: Record) -> None:
+        self._core = core
+        self._asked = asked
+        self._responder = responder
+        self.record = record
+        self._opened_at = core.now()
+        self._last_at = self._opened_at
+        self._admitted = False
+        self._finished = False
+        self._tried: frozenset[str] = frozenset()
+        self._last_error: ApiError | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._clear()
+
+    # The door.
+
+    def begin(self) -> None:
+        """Ask admission, then go on, wait or answer."""
+        responder = self._responder
+        responder.disconnected.on_disconnect(self._client_gone)
+        responder.on_pressure(self._press)
+        answer = self._core.admission.decide(self._asked.door, self._opened_at)
+        if isinstance(answer, Admit):
+            self.enter()
+        elif isinstance(answer, Wait):
+            self._core.waiting.add(self._asked.door, self, answer.deadline)
+        else:
+            self.fail(failures.rejected(answer))
+
+    def enter(self) -> None:
+        """Go on: the request was admitted, at once or from the queue."""
+        self._admitted = True
+        self.record.queued_ms = (self._core.now() - self._opened_at) * 1000.0
+        self._core.router.budget.requested()
+        self._attempt()
+
+    # Attempts.
+
+    def _attempt(self) -> None:
+        core, ask = self._core, self._asked.ask
+        pods = core.store.fleet.pods_of(ask.model)
+        now = core.now()
+        self._decision = decision = core.router.decide(ask, pods, now, self._tried)
+        if decision.pod is None:
+            self.fail(self._last_error or failures.no_pod(ask.model))
+            return
+        self.record.attempts.append(Attempt(decision, now))
+        self._pod = pod = next(pod for pod in pods if pod.name == decision.pod)
+        if pod.holds(ask.adapter, ask.digest):
+            self._send()
+        else:
+            self._loading = asyncio.ensure_future(self._load())
+
+    async def _load(self) -> None:
+        adapter = self._asked.served.name
+        self.record.attempts[-1].loaded_adapter = True
+        started = self._core.now()
+        try:
+            await self._core.loader.load(self._pod, adapter)
+        except AgentError as error:
+            self._loading = None
+            self._again(f"load_{error.code}", failures.load_failed(adapter, error))
+            return
+        self._loading = None
+        self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
+        if not self._finished:
+            self._send()
+
+    def _send(self) -> None:
+        core, asked = self._core, self._asked
+        self._clear()
+        endpoint = core.endpoint(self._pod.engine_url)
+        body = asked.request.body
+        head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
+        self._ticket = core.router.sent(asked.ask, self._decision, self._pod, core.now())
+        self._exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
+
+    def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
+        """Try once more where that is allowed and there is another pod, else answer with the error."""
+        self._settle(reason)
+        self._last_error = error
+        if elsewhere:
+            self._tried |= {self._pod.name}
+        refused = self._refusal_to_retry()
+        if refused is not None:
+            self.fail(error)
+            return
+        self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
+        self._attempt()
+
+    def _refusal_to_retry(self) -> str | None:
+        core = self._core
+        if self._finished or len(self.record.attempts) >= core.max_attempts:
+            return "attempts"
+        pods = core.store.fleet.pods_of(self._asked.ask.model)
+        if not any(pod.ready and pod.name not in self._tried for pod in pods):
+            return "pods"
+        if not core.router.budget.take(core.now()):
+            core.metrics.retries_denied.inc()
+            return "budget"
+        return None
+
+    def _settle(self, outcome: str) -> None:
+        """Close the books of an attempt that is over."""
+        self.record.attempts[-1].outcome = outcome
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._core.router.finished(ticket)
+
+    def _clear(self) -> None:
+        self._ticket = None
+        self._exchange = None
+        self._relay = None
+        self._status = 0
+        self._response_headers = []
+        self._streaming = False
+        self._passing = False
+        self._held = []
+        self._held_size = 0
+
+    # What the engine answers (`proxy.exchange.Sink`).
+
+    def on_head(self, status: int, headers: list[Header]) -> None:
+        """Take the status; a failure of the engine is retried elsewhere, all else is passed on."""
+        if status >= 500 and status != 501:
+            self._engine_failed(status)
+            return
+        self._status = status
+        self._response_headers = headers
+        self._streaming = status < 300 and _is_stream(headers)
+        if not self._streaming and self._ticket is not None:
+            self._core.router.answered(self._ticket, self._core.now(), streamed=False)
+
+    def on_body(self, data: bytes) -> None:
+        """Pass a stream on; hold anything else until it is whole."""
+        if self._relay is not None:
+            self._last_at = self._core.now()
+            self._relay.feed(data)
+        elif self._streaming:
+            self._first_byte().feed(data)
+        elif self._passing:
+            self._responder.write(data)
+        else:
+            self._hold(data)
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+        if self._streaming:
+            relay = self._relay or self._first_byte()
+            relay.finish()
+            self._responder.end()
+            self._finish(self._status, find_usage(relay.tail()[-_USAGE_TAIL:]), "ok")
+        elif self._passing:
+            self._responder.end()
+            self._finish(self._status, NOTHING, "ok")
+        else:
+            self._reply(b"".join(self._held))
+
+    def on_error(self, error: UpstreamError) -> None:
+        """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""
+        self._blame(pod=not isinstance(error, Saturated))
+        if self._responder.started:
+            self._broken_off(error)
+        else:
+            self._again(error.kind, failures.upstream(error))
+
+    def _engine_failed(self, status: int) -> None:
+        if self._exchange is not None:
+            self._exchange.cancel()
+        self._blame(pod=True)
+        self._again(f"status_{status}", failures.engine_status(status))
+
+    def _blame(self, *, pod: bool) -> None:
+        router, now = self._core.router, self._core.now()
+        if self._ticket is None:
+            return
+        if pod:
+            router.failed(self._ticket, now)
+        else:
+            router.abandoned(self._ticket, now)
+
+    def _first_byte(self) -> EventRelay:
+        now = self._last_at = self._core.now()
+        self.record.ttft_ms = (now - self._opened_at) * 1000.0
+        if self._ticket is not None:
+            self._core.router.answered(self._ticket, now, streamed=True)
+        self._responder.start(self._status, self._answer_headers(), length=None)
+        self._relay = EventRelay(self._responder)
+        return self._relay
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._held_size > MAX_HELD:
+            length = content_length(self._response_headers)
+            self._responder.start(self._status, self._answer_headers(), length=length)
+            self._passing = True
+            for piece in self._held:
+                self._responder.write(piece)
+            self._held.clear()
+
+    def _reply(self, body: bytes) -> None:
+        adapter = self._asked.ask.adapter
+        if self._status == 404 and adapter is not None and adapter.encode() in body:
+            self._core.store.note_absent(self._pod.name, adapter)
+            self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=False)
+            return
+        self._responder.reply(self._status, self._answer_headers(), body)
+        self._finish(self._status, find_usage(body) if self._status < 300 else NOTHING, "ok")
+
+    def _broken_off(self, error: UpstreamError) -> None:
+        self._core.metrics.broken_streams.inc()
+        if self._relay is None:
+            self._responder.abort()
+        else:
+            told = failures.broken_stream()
+            self._responder.write(errors.sse_event(told, self._asked.route.dialect, self.record.request_id))
+            self._core.loop.call_later(_ABORT_AFTER_S, self._responder.abort)
+        self.record.error = "stream_interrupted"
+        self._finish(self._status, NOTHING, error.kind)
+
+    def _answer_headers(self) -> list[Header]:
+        passed = [header for header in self._response_headers if header[0] not in _NOT_PASSED]
+        passed.append((b"x-request-id", self.record.request_id.encode("ascii")))
+        passed.append((b"x-sheaf-pod", self._pod.name.encode("ascii")))
+        passed.append((b"x-sheaf-decision", explain(self._decision).encode("ascii")))
+        return passed
+
+    # Endings.
+
+    def fail(self, error: ApiError) -> None:
+        """Answer with an error and be done."""
+        if self._finished:
+            return
+        self._core.metrics.errors.labels(error.code).inc()
+        request_id = self.record.request_id
+        body = errors.body(error, self._asked.route.dialect, request_id)
+        self._responder.reply(error.status, errors.headers(error, request_id), body)
+        self.record.error = error.code
+        self._finish(error.status, NOTHING, None)
+
+    def _client_gone(self) -> None:
+        if self._finished:
+            return
+        if self._exchange is not None:
+            self._exchange.cancel()
+        if self._loading is not None:
+            self._loading.cancel()
+        self._blame(pod=False)
+        self._core.waiting.withdraw(self._asked.door)
+        self.record.error = "client_gone"
+        self._finish(GONE, NOTHING, "client_gone")
+
+    def _press(self, pressed: bool) -> None:  # noqa: FBT001
+        if self._exchange is None:
+            return
+        if pressed:
+            self._exchange.pause()
+        else:
+            self._exchange.resume()
+
+    def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
+        self._finished = True
+        if outcome is not None and self.record.attempts:
+            self._settle(outcome)
+        self.record.status = status
+        events = self._relay.events if self._relay is not None else 0
+        ending = Ending(usage, events, self._opened_at, self._last_at, self._admitted)
+        self._core.finished(self._asked, self.record, ending)
+
+
+def _is_stream(headers: list[Header]) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)

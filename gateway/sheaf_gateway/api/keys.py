@@ -1,0 +1,157 @@
+"""API keys: only their sha256 is held, and the tenant comes from the key alone.
+
+    keys:
+      - name: ci
+        tenant: gold
+        sha256: 64 hexadecimal digits of the key's sha256
+        scopes: [inference]            # inference, admin; default: inference
+        models: [smollm2, pirate]      # served names; left out: all
+        limits: {requestsPerMinute: 600, tokensPerMinute: 100000, maxConcurrent: 8}
+
+Half of a caller's digest finds the entry and the whole is compared in constant time: timing tells nothing of a key.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from pydantic import Field, ValidationError
+from sheaf_crds import ApiType
+
+from sheaf_gateway.api.errors import ApiError
+from sheaf_gateway.fleet.view import Rate
+
+MAX_BYTES = 16 * 2**20
+MAX_KEY = 512
+
+Scope = Literal["inference", "admin"]
+
+
+class KeyLimits(ApiType):
+    """Bounds of one key; those left out do not bound."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    max_concurrent: int | None = Field(default=None, ge=1)
+
+
+class KeyEntry(ApiType):
+    """One key of the file."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    tenant: Annotated[str, Field(min_length=1, max_length=128)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: tuple[Scope, ...] = ("inference",)
+    models: tuple[str, ...] | None = None
+    limits: KeyLimits = Field(default_factory=KeyLimits)
+
+
+class KeyFile(ApiType):
+    """The whole file."""
+
+    keys: Annotated[tuple[KeyEntry, ...], Field(max_length=100_000)]
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks. `models` None means every model; without keys everyone is the same caller, who may do all."""
+
+    name: str = ""
+    tenant: str = ""
+    scopes: frozenset[str] = frozenset({"inference", "admin"})
+    models: frozenset[str] | None = None
+    limits: Rate = Rate()
+
+    def require(self, scope: Scope) -> None:
+        """Raise `ApiError` 403 where the key lacks the scope."""
+        if scope not in self.scopes:
+            raise ApiError(403, "insufficient_scope", f"This API key does not have the scope `{scope}`.")
+
+    def may_use(self, served: str) -> bool:
+        """Whether the key may use the served name."""
+        return self.models is None or served in self.models
+
+
+ANYONE = Caller()
+
+Held = tuple[bytes, Caller]
+Headers = Callable[[bytes], bytes | None]
+
+_BUCKET = 16
+_NOBODY: Held = (bytes(32), Caller(scopes=frozenset()))
+
+
+class KeyRing:
+    """The keys in force; None: no key is asked for."""
+
+    def __init__(self, callers: Mapping[bytes, Held] | None = None) -> None:
+        self._callers = callers
+
+    def caller(self, header: Headers) -> Caller:
+        """Who a request comes from; `header` looks a header up by its lower-case name.
+
+        Raises:
+            ApiError: 401 without a valid key, where keys are configured.
+        """
+        if self._callers is None:
+            return ANYONE
+        key = _presented(header)
+        digest = hashlib.sha256(key).digest()
+        held, caller = self._callers.get(digest[:_BUCKET], _NOBODY)
+        if not hmac.compare_digest(digest, held):
+            raise _unauthorized("The API key is not valid.")
+        return caller
+
+
+def read_keys(text: bytes) -> KeyRing:
+    """The key ring of a YAML or JSON file.
+
+    Raises:
+        ValueError: The file is not one of keys; the message names the field.
+    """
+    try:
+        document = yaml.safe_load(text)
+        entries = KeyFile.model_validate(document).keys
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ValueError(f"{where}: {first['msg']}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
+    return KeyRing(_callers(entries))
+
+
+def _callers(entries: tuple[KeyEntry, ...]) -> dict[bytes, Held]:
+    callers: dict[bytes, Held] = {}
+    for position, entry in enumerate(entries):
+        digest = bytes.fromhex(entry.sha256)
+        if digest[:_BUCKET] in callers:
+            raise ValueError(f"keys.{position}.sha256: the same key is listed twice")
+        callers[digest[:_BUCKET]] = digest, _caller(entry)
+    return callers
+
+
+def _caller(entry: KeyEntry) -> Caller:
+    limits = Rate(**entry.limits.model_dump())
+    models = None if entry.models is None else frozenset(entry.models)
+    return Caller(entry.name, entry.tenant, frozenset(entry.scopes), models, limits)
+
+
+def _presented(headers: Headers) -> bytes:
+    header = headers(b"authorization")
+    if header is not None:
+        scheme, _, key = header.partition(b" ")
+        key = key.strip() if scheme.lower() == b"bearer" else b""
+    else:
+        key = headers(b"x-api-key") or b""
+    if not key:
+        raise _unauthorized("An API key is required: send `Authorization: Bearer KEY`.")
+    if len(key) > MAX_KEY:
+        raise _unauthorized("The API key is not valid.")
+    return key
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, "invalid_api_key", message, headers=((b"www-authenticate", b"Bearer"),))

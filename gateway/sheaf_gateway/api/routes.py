@@ -1,0 +1,31 @@
+"""The allow-list: what reaches an engine, under which path, and how its body is read. Nothing else does."""
+
+import msgspec
+
+from sheaf_gateway.api import body
+from sheaf_gateway.api.body import Decode
+from sheaf_gateway.api.errors import Dialect
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One inference endpoint. `task` is what the Model must do for it, None for any."""
+
+    path: str
+    target: str
+    decode: Decode
+    task: str | None = "Generate"
+    dialect: Dialect = "openai"
+
+
+_ROUTES = (
+    Route("/v1/chat/completions", "/v1/chat/completions", body.CHAT),
+    Route("/v1/completions", "/v1/completions", body.COMPLETION),
+    Route("/v1/responses", "/v1/responses", body.RESPONSES),
+    Route("/v1/messages", "/v1/messages", body.MESSAGES, dialect="anthropic"),
+    Route("/v1/messages/count_tokens", "/v1/messages/count_tokens", body.PLAIN, dialect="anthropic"),
+    Route("/v1/embeddings", "/v1/embeddings", body.PLAIN, task="Embed"),
+    Route("/v1/tokenize", "/tokenize", body.PLAIN, task=None),
+    Route("/v1/detokenize", "/detokenize", body.PLAIN, task=None),
+)
+
+ROUTES = {route.path: route for route in _ROUTES}

@@ -1,0 +1,94 @@
+"""The gateway's configuration: one JSON file, each top-level text field also a flag. Secrets are named by
+file path only."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, Field, ValidationError
+from sheaf_crds import ApiType
+from sheaf_crds.base import Duration, Size
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message is one line that names the field."""
+
+
+def parse_listen(text: str) -> tuple[str | None, int]:
+    """Host (None: every interface) and port of `HOST:PORT`, `[V6]:PORT` or `:PORT`.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8000")
+    return host.removeprefix("[").removesuffix("]") or None, int(port)
+
+
+def _listen(text: str) -> str:
+    parse_listen(text)
+    return text
+
+
+class Limits(ApiType):
+    """Bounds of what callers may send and hold."""
+
+    max_body: Size = Field(default=16 * 2**20, ge=1024, description="Largest request body.")
+    max_connections: int = Field(default=16_384, ge=1, description="Open client connections.")
+    max_json_depth: int = Field(default=64, ge=4, le=512, description="Levels of JSON in a request body.")
+    max_attempts: int = Field(default=3, ge=1, le=10, description="Attempts of one request.")
+    max_inflight_per_pod: int = Field(default=256, ge=1, description="Requests at once on a ready pod; more wait.")
+    max_decisions: int = Field(default=4_096, ge=1, description="Decision records held.")
+    max_prefix_blocks: int = Field(default=262_144, ge=1, description="Blocks of 256 bytes in the prefix index.")
+
+
+class Times(ApiType):
+    """How long things may take."""
+
+    connect: Duration = Field(default=2.0, gt=0, description="An engine to accept a connection.")
+    first_byte: Duration = Field(default=600.0, gt=0, description="An engine to begin its answer.")
+    idle: Duration = Field(default=120.0, gt=0, description="An engine between two bytes of an answer.")
+    adapter_load: Duration = Field(default=120.0, gt=0, description="A pod to load an adapter.")
+    keep_alive: Duration = Field(default=75.0, gt=0, description="A client between two requests.")
+    shutdown: Duration = Field(default=30.0, ge=0, description="Requests under way to end when the gateway stops.")
+
+
+class GatewayConfig(ApiType):
+    """Everything that a gateway process needs to know."""
+
+    listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:8000"
+    fleet_file: Path
+    agent_token_file: Path | None = None
+    keys_file: Path | None = None
+    access_log: bool = True
+    limits: Limits = Field(default_factory=Limits)
+    times: Times = Field(default_factory=Times)
+
+
+def load_config(path: Path | None, flags: dict[str, Any]) -> GatewayConfig:
+    """The configuration of a file with flags (field name to value, None: not given) laid over it.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    document = _document(path) if path is not None else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return GatewayConfig.model_validate({**document, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path or 'flags'}: {where}: {first['msg']}") from None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return document

@@ -1,0 +1,185 @@
+"""The gateway process: everything put together, started and stopped in order."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+from pathlib import Path
+
+import structlog
+
+from sheaf_gateway.api.inference import Inference, InferenceRules
+from sheaf_gateway.api.keys import MAX_BYTES as MAX_KEYS_BYTES
+from sheaf_gateway.api.keys import KeyRing, read_keys
+from sheaf_gateway.api.management import management
+from sheaf_gateway.api.metrics import Metrics
+from sheaf_gateway.api.records import Records
+from sheaf_gateway.api.surface import Surface, refusal_body
+from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
+from sheaf_gateway.fleet import source
+from sheaf_gateway.fleet.agents import AgentClient
+from sheaf_gateway.fleet.loading import AdapterLoader
+from sheaf_gateway.fleet.residency import Residency
+from sheaf_gateway.fleet.store import FleetStore
+from sheaf_gateway.fleet.watch import contents
+from sheaf_gateway.proxy.asgi import AsgiBridge
+from sheaf_gateway.proxy.exchange import Timeouts
+from sheaf_gateway.proxy.limits import ServerLimits
+from sheaf_gateway.proxy.server import Server, serve
+from sheaf_gateway.proxy.upstream import Pool
+from sheaf_gateway.routing.router import Router
+
+log = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """One running gateway; made by `start`, ended by `stop`."""
+
+    def __init__(self, config: GatewayConfig, keys: KeyRing) -> None:
+        self.config = config
+        limits, times = config.limits, config.times
+        self.router = Router(max_blocks=limits.max_prefix_blocks)
+        self.store = FleetStore(lambda pod: self.router.ledger(pod).running)
+        self._engines = Pool()
+        self._agent_pool = Pool()
+        agents = AgentClient(self._agent_pool, config.agent_token_file)
+        self._loader = AdapterLoader(self.store, agents, timeout_s=times.adapter_load)
+        self._residency = Residency(self.store, agents, seed=os.getpid())
+        self.inference = Inference(
+            store=self.store,
+            router=self.router,
+            pool=self._engines,
+            loader=self._loader,
+            keys=keys,
+            metrics=Metrics(),
+            records=Records(limits.max_decisions),
+            timeouts=Timeouts(connect_s=times.connect, first_byte_s=times.first_byte, idle_s=times.idle),
+            rules=_rules(config),
+        )
+        self._server: Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        if self._server is None:
+            raise RuntimeError("the gateway is not started")
+        return self._server.port
+
+    async def run(self) -> None:
+        """Listen, and begin to follow the fleet and the keys.
+
+        Raises:
+            ConfigError: The address cannot be listened on.
+        """
+        bridge = AsgiBridge(management(self.inference))
+        host, port = parse_listen(self.config.listen)
+        limits = ServerLimits(
+            max_body=self.config.limits.max_body,
+            max_connections=self.config.limits.max_connections,
+            keep_alive_s=self.config.times.keep_alive,
+        )
+        try:
+            surface = Surface(self.inference, bridge)
+            self._server = await serve(surface, host=host, port=port, limits=limits, error_body=refusal_body)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {self.config.listen}: {_why(error)}") from None
+        self._tasks.append(asyncio.create_task(source.follow(self.config.fleet_file, self.store)))
+        if self.config.keys_file is not None:
+            self._tasks.append(asyncio.create_task(self._follow_keys(self.config.keys_file)))
+        log.info("listening", listen=self.config.listen, port=self.port)
+
+    async def stop(self, deadline_s: float | None = None) -> None:
+        """Stop accepting, let requests end within the deadline, then end everything."""
+        deadline = self.config.times.shutdown if deadline_s is None else deadline_s
+        if self._server is not None:
+            await self._server.close(deadline)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._residency.stop()
+        await self._loader.stop()
+        await self._engines.close()
+        await self._agent_pool.close()
+
+    async def _follow_keys(self, path: Path) -> None:
+        async for found in contents(path, MAX_KEYS_BYTES):
+            try:
+                self.inference.keys = _parsed_keys(path, found)
+            except ConfigError as error:
+                log.warning("keys_refused", reason=str(error), kept="the keys read before")
+
+
+async def start(config: GatewayConfig) -> Gateway:
+    """A gateway that listens.
+
+    Raises:
+        ConfigError: A file or the address cannot be used.
+    """
+    if not config.fleet_file.parent.is_dir():
+        raise ConfigError(f"fleetFile: the folder {config.fleet_file.parent} does not exist")
+    gateway = Gateway(config, await _first_keys(config.keys_file))
+    try:
+        await gateway.run()
+    except ConfigError:
+        await gateway.stop(0.0)
+        raise
+    return gateway
+
+
+async def run_until_signal(config: GatewayConfig) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends what is still under way at once."""
+    gateway = await start(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    stop.clear()
+    log.info("stopping", deadline_s=config.times.shutdown)
+    ending = asyncio.create_task(gateway.stop())
+    hurry = asyncio.create_task(stop.wait())
+    await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not ending.done():
+        ending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ending
+        await gateway.stop(0.0)
+
+
+async def _first_keys(path: Path | None) -> KeyRing:
+    if path is None:
+        return KeyRing()
+    found = await asyncio.to_thread(_read, path)
+    return _parsed_keys(path, found)
+
+
+def _read(path: Path) -> bytes | OSError:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error
+
+
+def _parsed_keys(path: Path, found: bytes | OSError) -> KeyRing:
+    if isinstance(found, OSError):
+        raise ConfigError(f"keysFile {path}: {_why(found)}")
+    try:
+        return read_keys(found)
+    except ValueError as error:
+        raise ConfigError(f"keysFile {path}: {error}") from None
+
+
+def _rules(config: GatewayConfig) -> InferenceRules:
+    return InferenceRules(
+        max_attempts=config.limits.max_attempts,
+        max_inflight_per_pod=config.limits.max_inflight_per_pod,
+        max_depth=config.limits.max_json_depth,
+        access_log=config.access_log,
+    )
+
+
+def _why(error: OSError) -> str:
+    return "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
