@@ -6,7 +6,7 @@ unique. The recursion follows the schema, so its depth is the schema's and not t
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 from sheaf_crds.adapter import ADAPTER_SOURCE_PATTERN
@@ -73,8 +73,7 @@ def misfits(schema: Schema, value: Tree, path: Path = ()) -> Iterator[Finding]:
         near = nearest(str(value), [str(choice) for choice in schema["enum"]])
         yield Finding(path, f"is {described(value)}", f"{near} {_wanted(schema)}".strip())
     else:
-        inside = {"object": _object, "array": _array, "string": _string}.get(schema["type"], _number)
-        yield from inside(schema, value, path)
+        yield from _INSIDE[schema["type"]](schema, value, path)
 
 
 def _number(schema: Schema, value: float, path: Path) -> Iterator[Finding]:
@@ -152,6 +151,15 @@ def _map(schema: Schema, value: dict[str, Tree], path: Path) -> Iterator[Finding
 
 def _known_fields(name: str, fields: Iterable[str]) -> str:
     return nearest(name, fields) or f"remove it, or write one of {', '.join(fields)}"
+
+
+_INSIDE: dict[str, Callable[[Schema, Tree, Path], Iterator[Finding]]] = {
+    "object": _object,
+    "array": _array,
+    "string": _string,
+    "integer": _number,
+    "number": _number,
+}
 
 
 def defaulted(schema: Schema, value: Tree) -> Tree:

@@ -142,7 +142,7 @@ class _Reader:
         """The root of a document, when the event ends one."""
         match event:
             case yaml.NodeEvent():
-                self._begin(event, event.start_mark.line + 1)
+                self._begin(event, event.start_mark.line + 1 if event.start_mark else 1)
             case yaml.CollectionEndEvent():
                 done = self.open.pop()
                 self._place(done.node, done.anchor)
@@ -166,12 +166,12 @@ class _Reader:
             case _:
                 self._descend(Node(line, fields={}), event.anchor)
 
-    def _aliased(self, anchor: str, line: int) -> Node:
-        if anchor not in self.anchors:
-            raise YamlProblem(
-                line, "an alias (*) names no anchor (&) that is complete before it", "write the value out"
-            )
-        return self.anchors[anchor]
+    def _aliased(self, anchor: str | None, line: int) -> Node:
+        node = self.anchors.get(anchor or "")
+        if node is None:
+            what = "an alias (*) names no anchor (&) that is complete before it"
+            raise YamlProblem(line, what, "write the value out")
+        return node
 
     def _descend(self, node: Node, anchor: str | None) -> None:
         self.open.append(_Open(node, anchor))

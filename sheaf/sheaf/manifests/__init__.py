@@ -3,7 +3,7 @@
     manifests = load([Path("examples")])
     manifests.objects, manifests.problems
 
-A folder is searched through for `*.yaml`, `*.yml` and `*.json`, hidden ones left out; a file is read whatever its name is.
+A folder is searched through for `*.yaml`, `*.yml` and `*.json`, hidden ones left out; a file is read whatever its name.
 """
 
 import zoneinfo
@@ -19,7 +19,7 @@ MAX_FILES = 10_000
 
 
 def load(paths: Sequence[Path]) -> Manifests:
-    """Everything that the files and folders declare, with every problem; the files of a folder in order of their names."""
+    """Everything that the files and folders declare, with every problem; a folder's files in order of their names."""
     found = list(islice(dict.fromkeys(manifest_files(paths)), MAX_FILES + 1))
     outcomes = [_read(path) for path in found[:MAX_FILES]]
     problems = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
