@@ -1,4 +1,4 @@
-"""The gateway as a supervised child: fed by the fleet file, drained at the end."""
+"""The gateway as a supervised child: fed by the fleet file; at the end running streams get DRAIN seconds to finish."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,8 @@ from sheaf.local.process import Command, clean
 from sheaf.local.supervisor import Supervisor, Task, restart_delay
 
 STARTUP = 30.0
-DRAIN = 15.0
-"""Seconds that running streams get at the end."""
+DRAIN = 12.0
+GRACE = DRAIN + 3.0
 
 
 class GatewayError(Exception):
@@ -32,7 +32,7 @@ class Gateway:
         self._served = False
         self._failed: asyncio.Future[None] | None = None
         self._work: asyncio.Task[None] | None = None
-        task = Task("gateway", self._command, self._answers, STARTUP, DRAIN)
+        task = Task("gateway", self._command, self._answers, STARTUP, GRACE)
         self._supervisor = Supervisor(task, self._changed)
 
     @property
@@ -62,6 +62,7 @@ class Gateway:
             "listen": options.address,
             "fleetFile": str(self._layout.fleet),
             "agentTokenFile": str(self._layout.token_file),
+            "times": {"shutdown": f"{DRAIN}s"},
             **({"keysFile": str(options.keys)} if options.keys else {}),
         }
         write_private(self._layout.gateway_config, orjson.dumps(config).decode())

@@ -74,10 +74,6 @@ class Layout:
         name = sha256(pod.encode()).hexdigest()[:16]
         return f"ipc://{self.sockets / f'{name}.{part}'}"
 
-    def model_dir(self, source: str) -> Path:
-        """Where the weights of that source are kept."""
-        return self.models / sha256(source.encode()).hexdigest()[:24]
-
     def token(self) -> str:
         """The bearer token of this run's agents."""
         return self.token_file.read_text().strip()

@@ -204,9 +204,9 @@ class LocalPod:
         self._take(await self.client.state(after=after, wait=STATE_WAIT))
 
     def _sees_engine(self) -> bool:
-        """Whether the agent's state is about the engine that runs now, not the one before it."""
+        """Whether the agent knows its catalog, and its state is of the engine that runs now, not of the one before."""
         state = self.agent_state
-        if state is None or state.engine != "Ready" or not self.engine.healthy:
+        if state is None or state.engine != "Ready" or not self.engine.healthy or not state.catalog_generation:
             return False
         return state.engine_epoch >= self._epoch_floor or time.monotonic() > self._epoch_deadline
 

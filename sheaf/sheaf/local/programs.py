@@ -47,9 +47,11 @@ class Programs:
 
     def fetch(self, pod: str, spec: ModelSpec) -> Command:
         """Brings the weights; its last line says where they are."""
-        target = self.layout.model_dir(spec.source)
-        argv = (sys.executable, "-m", "sheaf_engine.agent", "fetch", "--source", spec.source, "--to", str(target))
-        return Command((*argv, "--allow-file-root", "/"), self.layout.log(pod, "fetch"), self._env(pod))
+        argv = [sys.executable, "-m", "sheaf_engine.agent", "fetch", "--source", spec.source]
+        argv += ["--to", str(self.layout.models), "--allow-file-root", "/"]
+        for flag, variable in (("--s3-endpoint-url", "AWS_ENDPOINT_URL"), ("--hf-endpoint", "HF_ENDPOINT")):
+            argv += [flag, os.environ[variable]] if os.environ.get(variable) else []
+        return Command(tuple(argv), self.layout.log(pod, "fetch"), self._env(pod))
 
     def engine(
         self, pod: str, template: PodTemplate, model_dir: str, at: EngineEndpoints, gpus: Mapping[str, str]
