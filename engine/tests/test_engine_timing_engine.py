@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sheaf_engine.timing import PRESETS, Adapter, BlockHashes, BlocksStored, Engine, Request, StepResult
 
 BLOCK = 4
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SMALL = PRESETS["custom"].with_changes(
     prefill_attention_s=1e-6,
     decode_sequence_s=1e-3,
@@ -79,13 +80,13 @@ def assert_blocks_add_up(engine: Engine, _: StepResult) -> None:
 
 
 @given(workloads())
-@settings(max_examples=60, deadline=None)
+@QUICK
 def test_every_block_is_empty_idle_private_or_held_by_as_many_as_its_reference_count(work):
     run(Engine(SMALL), work, check=assert_blocks_add_up)
 
 
 @given(workloads(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@QUICK
 def test_every_request_finishes_with_exactly_its_tokens_and_leaves_nothing_behind(work, coast):
     engine = Engine(SMALL)
     results = run(engine, work, coast=coast)
@@ -103,11 +104,9 @@ def test_every_request_finishes_with_exactly_its_tokens_and_leaves_nothing_behin
 
 
 @given(workloads())
-@settings(max_examples=60, deadline=None)
+@QUICK
 def test_first_tokens_come_in_order_of_arrival_where_nothing_is_preempted_or_waits_for_an_adapter(work):
-    plain = [
-        (at, Request(r.id, r.prompt_tokens, r.max_tokens, r.block_hashes)) for at, r in work
-    ]  # one adapter identity
+    plain = [(at, Request(r.id, r.prompt_tokens, r.max_tokens, r.block_hashes)) for at, r in work]
     engine = Engine(ROOMY)
     first = [request_id for result in run(engine, plain) for request_id in result.first_tokens]
     assert engine.preemptions == 0
@@ -115,7 +114,7 @@ def test_first_tokens_come_in_order_of_arrival_where_nothing_is_preempted_or_wai
 
 
 @given(workloads())
-@settings(max_examples=60, deadline=None)
+@QUICK
 def test_cached_tokens_are_whole_blocks_and_never_the_whole_prompt(work):
     lengths = {request.id: request for _, request in work}
     engine = Engine(SMALL)
@@ -129,22 +128,22 @@ def test_cached_tokens_are_whole_blocks_and_never_the_whole_prompt(work):
 
 
 @given(workloads())
-@settings(max_examples=40, deadline=None)
+@QUICK
 def test_the_same_work_gives_the_same_results(work):
     assert run(Engine(SMALL), work) == run(Engine(SMALL), work)
 
 
 @given(workloads(), st.sampled_from([SMALL, ROOMY]))
-@settings(max_examples=80, deadline=None)
+@QUICK
 def test_advancing_gives_exactly_what_stepping_gives(work, profile):
-    stepped = [_flatten(result, {r.id for _, r in work}) for result in run(Engine(profile), work)]
-    advanced = [_flatten(result, {r.id for _, r in work}) for result in run(Engine(profile), work, coast=True)]
+    stepped = [_flatten(result) for result in run(Engine(profile), work)]
+    advanced = [_flatten(result) for result in run(Engine(profile), work, coast=True)]
     for kind in ("finished", "first", "preempted", "stored", "removed", "admitted"):
         assert [e[kind] for e in stepped if e[kind]] == [e[kind] for e in advanced if e[kind]]
     assert stepped[-1]["end"] == advanced[-1]["end"]
 
 
-def _flatten(result: StepResult, _: set[object]) -> dict[str, object]:
+def _flatten(result: StepResult) -> dict[str, object]:
     return {
         "end": result.end,
         "finished": [(request_id, result.end) for request_id in result.finished],
@@ -157,7 +156,7 @@ def _flatten(result: StepResult, _: set[object]) -> dict[str, object]:
 
 
 @given(st.integers(1, 30), st.integers(0, 7), st.integers(0, 7))
-@settings(max_examples=60, deadline=None)
+@QUICK
 def test_alone_a_longer_cached_prefix_never_delays_the_first_token(prompt, blocks, more):
     shorter, longer = sorted((blocks * BLOCK, more * BLOCK))
     assert _lonely_ttft(prompt, longer) <= _lonely_ttft(prompt, shorter)
@@ -173,7 +172,7 @@ def _lonely_ttft(prompt: int, warm: int) -> float:
 
 
 @given(workloads())
-@settings(max_examples=40, deadline=None)
+@QUICK
 def test_events_replay_to_the_cache_that_the_engine_has(work):
     engine = Engine(SMALL)
     cached: set[int] = set()
@@ -192,7 +191,7 @@ def test_events_replay_to_the_cache_that_the_engine_has(work):
 
 
 @given(workloads(), st.data())
-@settings(max_examples=60, deadline=None)
+@QUICK
 def test_aborting_at_any_time_frees_what_the_request_held(work, data):
     engine = Engine(SMALL)
     alive = {request.id for _, request in work}
@@ -214,7 +213,7 @@ def test_aborting_at_any_time_frees_what_the_request_held(work, data):
 
 
 @given(workloads())
-@settings(max_examples=40, deadline=None)
+@QUICK
 def test_no_step_runs_more_adapters_than_there_are_slots_nor_more_tokens_than_the_budget(work):
     def check(engine: Engine, _: StepResult) -> None:
         assert len(engine.adapters.running) <= SMALL.max_loras
@@ -232,6 +231,18 @@ def test_a_simulator_can_do_without_traces():
     results = run(engine, [(0.0, Request(i, 20, 10, hashes)) for i in range(6)], coast=True)
     assert not any(result.emitted or result.stored for result in results)
     assert sum(len(result.finished) for result in results) == 6
+
+
+def test_blocks_of_an_output_that_becomes_known_token_by_token_are_cached_too():
+    engine = Engine(ROOMY)
+    hashes = BlockHashes(range(3), BLOCK)
+    engine.add_request(Request("x", 3, 10, hashes))
+    stored = []
+    while engine.busy:
+        result = engine.step(0.0)
+        stored += [(event.first_block, event.block_hashes, event.parent) for event in result.stored]
+        hashes.append(7)
+    assert stored == [(0, (hashes[0],), None), (1, (hashes[1],), hashes[0]), (2, (hashes[2],), hashes[1])]
 
 
 def test_an_idle_engine_takes_no_time():

@@ -71,17 +71,15 @@ class DecodeBatch:
         counter: decode steps taken.
         context: sum of the members' computed tokens.
         ranks: sum of the members' adapter ranks.
-        caching: members that may have further blocks to cache.
     """
 
-    __slots__ = ("_buckets", "_finishes", "_size", "_tickets", "caching", "context", "counter", "members", "ranks")
+    __slots__ = ("_buckets", "_finishes", "_size", "_tickets", "context", "counter", "members", "ranks")
 
     def __init__(self, block_size: int) -> None:
         self.members: dict[RequestId, Sequence] = {}
         self.counter = 0
         self.context = 0
         self.ranks = 0
-        self.caching = 0
         self._size = block_size
         self._buckets: list[dict[RequestId, Sequence]] = [{} for _ in range(block_size)]
         self._finishes: list[tuple[int, int, Sequence]] = []
@@ -142,4 +140,3 @@ class DecodeBatch:
     def _count(self, sequence: Sequence, sign: int) -> None:
         self.context += sign * sequence.computed
         self.ranks += sign * sequence.rank
-        self.caching += sign * (len(sequence.request.block_hashes) > 0)

@@ -100,7 +100,7 @@ class Scheduler:
         due = self.batch.due()
         if not self.batch.members or len(due) > self.pool.empty:
             return False
-        if self.batch.caching and any(map(_caches_more, self.batch.completing().values())):
+        if any(map(_caches_more, self.batch.completing().values())):
             return False
         self._take_for(due)
         return True
@@ -169,9 +169,8 @@ class Scheduler:
             self._take_for(due)
         else:
             self._take_under_pressure(step)
-        if self.batch.caching:
-            for sequence in filter(_caches_more, self.batch.completing().values()):
-                self._seal(sequence, self.batch.computed(sequence) + 1, step)
+        for sequence in filter(_caches_more, self.batch.completing().values()):
+            self._seal(sequence, self.batch.computed(sequence) + 1, step)
         if self._trace:
             step.decoding = tuple(self.batch.members)
 
