@@ -1,0 +1,73 @@
+"""Placement: capacity is kept, priority decides, pods share evenly, little moves, and history does not matter."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sheaf_operator.planning.placement import Want, place
+
+names = st.text("abcdefgh0123456789-", min_size=1, max_size=8)
+wants = st.lists(
+    st.builds(Want, names, st.integers(0, 5), st.integers(-2, 2)), max_size=30, unique_by=lambda want: want.adapter
+)
+pods = st.dictionaries(names, st.integers(0, 12), max_size=8)
+
+
+@given(wants, pods)
+def test_no_pod_holds_more_than_it_can_and_no_adapter_is_placed_more_often_than_wanted(wants, pods):
+    placed = place(wants, pods)
+    assert placed.keys() == pods.keys()
+    assert all(len(placed[pod]) <= pods[pod] for pod in pods)
+    for want in wants:
+        assert sum(want.adapter in held for held in placed.values()) <= want.replicas
+
+
+@given(wants, pods)
+def test_an_adapter_is_short_only_where_all_other_pods_are_full_of_as_important_ones(wants, pods):
+    placed = place(wants, pods)
+    priority = {want.adapter: want.priority for want in wants}
+    for want in wants:
+        without = [pod for pod, held in placed.items() if want.adapter not in held]
+        if len(pods) - len(without) < min(want.replicas, len(pods)):
+            for pod in without:
+                assert len(placed[pod]) == pods[pod]
+                assert all(priority[other] >= want.priority for other in placed[pod])
+
+
+@given(wants, pods, st.randoms())
+def test_the_order_in_which_things_are_listed_does_not_matter(wants, pods, random):
+    shuffled, shelves = list(wants), list(pods.items())
+    random.shuffle(shuffled)
+    random.shuffle(shelves)
+    assert place(wants, pods) == place(shuffled, dict(shelves))
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_pods_of_equal_size_share_evenly(adapters, count):
+    placed = place([Want(f"a{i}", 1) for i in range(adapters)], {f"p{i}": 100 for i in range(count)})
+    sizes = sorted(len(held) for held in placed.values())
+    assert sum(sizes) == adapters
+    assert sizes[-1] <= -(-adapters // count) + adapters // count // 8
+
+
+def test_a_pod_that_comes_moves_little_more_than_its_own_share():
+    wants = [Want(f"adapter-{i}", 1) for i in range(200)]
+    before = place(wants, {f"p{i}": 100 for i in range(10)})
+    after = place(wants, {f"p{i}": 100 for i in range(11)})
+    stayed = sum(len(before[pod] & after[pod]) for pod in before)
+    assert len(after["p10"]) >= 10
+    assert stayed >= 200 * 0.75
+
+
+def test_every_adapter_gets_its_first_replica_before_any_gets_its_second():
+    placed = place([Want("a", 2), Want("b", 2), Want("c", 2)], {"p": 2, "q": 1})
+    assert set(itertools.chain(*placed.values())) == {"a", "b", "c"}
+
+
+def test_the_higher_priority_stays_when_room_is_short():
+    assert place([Want("low", 1), Want("high", 1, priority=1)], {"p": 1}) == {"p": frozenset({"high"})}
+
+
+def test_ten_thousand_adapters_are_placed_quickly():
+    placed = place([Want(f"a{i}", 2) for i in range(10_000)], {f"p{i}": 5000 for i in range(8)})
+    assert sum(map(len, placed.values())) == 20_000
