@@ -1,6 +1,7 @@
 """What the agent promises of adapters in a living engine: loaded, verified, evicted, brought back."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from engine_agent_helpers import FakeEngine, agent_running, engine_running, entry, is_in, write_adapter
@@ -81,7 +82,7 @@ async def test_a_changed_digest_swaps_the_adapter_by_a_new_path(tmp_path: Path) 
         await agent.until(lambda s: is_in("pirate", "Resident")(s) and s["adapters"][0]["digest"] == wanted)
         assert engine.adapters["pirate"].endswith(wanted.removeprefix("sha256:"))
         assert [kind for kind, _, _ in engine.calls] == ["load", "unload", "load"]
-        assert Path(engine.calls[0][2]).is_dir(), "running requests may still read the old files"
+        assert await asyncio.to_thread(Path(engine.calls[0][2]).is_dir), "running requests may still read the old files"
 
 
 async def test_a_new_version_that_is_refused_leaves_the_old_one_serving_and_says_why(tmp_path: Path) -> None:
@@ -141,6 +142,7 @@ async def test_an_engine_that_refuses_an_adapter_is_asked_again_later_and_quoted
         assert "no such luck" in state["adapters"][0]["message"]
         assert (await agent.http.get("/readyz")).status_code == 200, "one broken adapter must not stop the pod"
         engine.refuse.clear()
+        agent.agent.supervisor._clock = lambda: time.time() + 60
         await agent.until(is_in("pirate", "Resident"))
 
 

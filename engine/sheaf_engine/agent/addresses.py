@@ -28,6 +28,8 @@ def _kind(address: Address) -> str | None:
     for name in ("loopback", "link_local", "multicast", "unspecified", "private", "reserved"):
         if getattr(address, f"is_{name}"):
             return name.replace("_", "-")
+    if address.version == 6 and address.is_site_local:
+        return "site-local"
     return None if address.is_global else "not globally reachable"
 
 
