@@ -166,7 +166,7 @@ def _identity(tree: dict[str, Tree]) -> Iterator[Finding]:
         yield Finding(("apiVersion",), f"is {described(version)}, which Sheaf does not serve", mend)
     if kind is None:
         yield Finding(("kind",), "is missing", f"add kind: one of {', '.join(KINDS)}")
-    elif version in {None, API_VERSION} and (not isinstance(kind, str) or kind not in KINDS):
+    elif (version is None or version == API_VERSION) and (not isinstance(kind, str) or kind not in KINDS):
         mend = f"{nearest(str(kind), KINDS)} write one of {', '.join(KINDS)}".strip()
         yield Finding(("kind",), f"is {described(kind)}, which is no kind of {API_VERSION}", mend)
 

@@ -166,6 +166,8 @@ def defaulted(schema: Schema, value: Tree) -> Tree:
     """A tree that fits the schema, without nulls and with every default filled in; the one given is not changed."""
     if schema["type"] == "array":
         return [defaulted(schema["items"], item) for item in value]
+    if schema["type"] == "number":
+        return float(value)
     if schema["type"] != "object" or "properties" not in schema:
         return value
     given = {name: child for name, child in value.items() if child is not None}

@@ -58,7 +58,7 @@ SOURCES = (
         "write file:///ABSOLUTE/PATH with three slashes",
     ),
     _source_rule(
-        "!(self + '/').contains('/../') && !(self + '/').contains('/./')",
+        "!self.contains('/../') && !self.contains('/./') && !self.endsWith('/..') && !self.endsWith('/.')",
         "the source has '.' or '..' as a part of its path",
         "write the path without them",
     ),
