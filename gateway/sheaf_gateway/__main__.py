@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sheaf_gateway", description="Serve a fleet behind one endpoint.")
-    parser.add_argument("--config", metavar="FILE", help="JSON configuration; see docs/gateway.md")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON configuration; see docs/gateway.md")
     parser.add_argument("--listen", metavar="HOST:PORT", help="address to listen on")
     parser.add_argument("--fleet-file", metavar="FILE", help="the fleet snapshot, followed when it changes")
     parser.add_argument("--agent-token-file", metavar="FILE", help="the token of the agents' API")

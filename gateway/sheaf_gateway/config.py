@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import orjson
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic.alias_generators import to_camel
 from sheaf_crds import ApiType
 from sheaf_crds.base import Duration, Size
 
@@ -73,7 +74,7 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> GatewayConfig:
         ConfigError: It cannot be used.
     """
     document = _document(path) if path is not None else {}
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {to_camel(name): value for name, value in flags.items() if value is not None}
     try:
         return GatewayConfig.model_validate({**document, **given})
     except ValidationError as error:
