@@ -100,9 +100,14 @@ class World:
         """Step until nothing is left to do; returns the number of steps it took."""
         for count in range(passes):
             before = self.snapshot
-            if not self.step() and self.snapshot == before:
+            if not self.step() and self.snapshot == before and not self._starting():
                 return count
         raise AssertionError(f"no fixpoint after {passes} passes: {self.decide()}")
+
+    def _starting(self) -> bool:
+        return any(
+            pod.phase in ("Pending", "Starting") and pod.template_hash not in self.broken for pod in self.pods.values()
+        )
 
     def act(self, action: Action) -> None:
         self.history.append(action)

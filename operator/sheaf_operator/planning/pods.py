@@ -88,15 +88,23 @@ def _cooling(pod: PodFacts, now: float) -> bool:
 def _removals(
     wanted: Wanted, current: Sequence[PodFacts], outdated: Sequence[PodFacts], settled: Settled
 ) -> list[tuple[PodFacts, str]]:
-    capacity = [pod for pod in current if settled(pod)] + [pod for pod in outdated if pod.serving]
-    spare = max(0, len(capacity) - wanted.replicas)
+    """Outdated pods go as far as new ones have taken over, surplus pods as far as others serve."""
+    old = _affordable(_expendable(outdated), sum(map(settled, current)) + _serving(outdated) - wanted.replicas)
     surplus = _expendable(current)[: max(0, len(current) - wanted.replicas)]
+    others = _serving(current) + _serving(outdated) - _serving(old)
+    extra = _affordable(surplus, others - wanted.replicas)
     too_many = f"{wanted.replicas} replicas are wanted"
-    candidates = [(pod, "its template is outdated") for pod in _expendable(outdated)]
-    candidates += [(pod, too_many) for pod in surplus]
-    free = [(pod, reason) for pod, reason in candidates if not pod.serving]
-    costly = [(pod, reason) for pod, reason in candidates if pod.serving]
-    return free + costly[:spare]
+    return [(pod, "its template is outdated") for pod in old] + [(pod, too_many) for pod in extra]
+
+
+def _affordable(pods: Sequence[PodFacts], spare: int) -> list[PodFacts]:
+    """All that do not serve, and of those that serve as many as can be spared."""
+    idle = [pod for pod in pods if not pod.serving]
+    return idle + [pod for pod in pods if pod.serving][: max(0, spare)]
+
+
+def _serving(pods: Iterable[PodFacts]) -> int:
+    return sum(pod.serving for pod in pods)
 
 
 def _expendable(pods: Sequence[PodFacts]) -> list[PodFacts]:
