@@ -86,8 +86,11 @@ def explain(decision: Decision) -> str:
     chosen = decision.chosen()
     if chosen is None:
         return f"no pod of {len(decision.candidates)} can answer"
-    t = chosen.terms
-    return (
-        f"{decision.mode.lower()}; 1 of {len(decision.candidates)}; {t.total:.1f}ms = queue {t.queue:.1f}"
-        f" + prefill {t.prefill:.1f} + adapter {t.adapter:.1f} + harm {t.harm:.1f}; cached {chosen.cached_bytes}B"
-    )
+    terms = chosen.terms
+    parts = " + ".join(f"{name} {_ms(getattr(terms, name))}" for name in ("queue", "prefill", "adapter", "harm"))
+    where = f"{decision.mode.lower()}; 1 of {len(decision.candidates)}"
+    return f"{where}; {_ms(terms.total)} ms = {parts}; cached {chosen.cached_bytes} B"
+
+
+def _ms(value: float) -> str:
+    return f"{round(value, 1):g}"

@@ -89,9 +89,10 @@ class CostModel:
         """Learn from a time to first token and the tokens prefilled before it (queue ahead and own, uncached)."""
         now = self.coefficients
         residual = ttft_ms - now.base_ms - prefill_tokens * now.prefill_ms_per_token
-        self._scale = abs(residual) if not self._scale else self._scale + self._RATE * (abs(residual) - self._scale)
-        bound = self._CLIP * self._scale
-        step = self._RATE * min(max(residual, -bound), bound) / (1.0 + (prefill_tokens / 100.0) ** 2)
+        bound = self._CLIP * (self._scale or max(ttft_ms - residual, 1.0))
+        clipped = min(max(residual, -bound), bound)
+        self._scale = max(1.0, self._scale + self._RATE * (abs(clipped) - self._scale))
+        step = self._RATE * clipped / (1.0 + (prefill_tokens / 100.0) ** 2)
         self.coefficients = msgspec.structs.replace(
             now,
             base_ms=_within(now.base_ms + step, self._BASE),

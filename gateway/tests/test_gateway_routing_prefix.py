@@ -1,0 +1,116 @@
+"""Prefix identity and the index over it: equal prefixes match, nothing else does, and memory is bounded."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sheaf_gateway.routing.index import PrefixIndex
+from sheaf_gateway.routing.prefix import BLOCK, chain, render, seed
+
+texts = st.binary(max_size=4 * BLOCK)
+identities = st.tuples(
+    st.sampled_from(["m", "n", ""]),
+    st.sampled_from([None, "a", "b"]),
+    st.sampled_from(["", "d1", "d2"]),
+    st.sampled_from(["", "gold", "free"]),
+)
+QUICK = settings(max_examples=40, deadline=None)
+PODS = [("p0", 1), ("p1", 1), ("p2", 1)]
+
+
+@QUICK
+@given(texts, texts, identities)
+def test_chains_agree_exactly_as_far_as_whole_blocks_agree(one, two, identity):
+    start = seed(*identity)
+    first, second = chain(start, one), chain(start, two)
+    for place, (left, right) in enumerate(zip(first, second, strict=False)):
+        end = (place + 1) * BLOCK
+        assert (left == right) == (one[:end] == two[:end])
+    assert len(first) == len(one) // BLOCK
+
+
+@QUICK
+@given(st.binary(min_size=BLOCK, max_size=4 * BLOCK), identities, identities)
+def test_the_same_text_under_another_model_adapter_digest_or_tenant_never_matches(text, one, two):
+    index = PrefixIndex()
+    index.record(chain(seed(*one), text), PODS[0])
+    matched = index.match(chain(seed(*two), text), PODS)
+    same = tuple(part or "" for part in one) == tuple(part or "" for part in two)
+    assert bool(matched.get(PODS[0])) == same
+
+
+def test_parts_cannot_be_shifted_between_fields_of_an_identity():
+    assert seed("ab", None, "", "") != seed("a", "b", "", "")
+    assert seed("a", "b", "", "c") != seed("a", "b", "c", "")
+    assert render([b"a", b"b"]) != render([b"ab"])
+
+
+steps = st.lists(st.tuples(st.sampled_from(PODS), st.lists(st.integers(0, 9), max_size=8)), max_size=30)
+
+
+def as_chain(words: list[int]) -> list[int]:
+    return chain(1, b"".join(bytes([word]) * BLOCK for word in words))
+
+
+@QUICK
+@given(steps, st.lists(st.integers(0, 9), max_size=8))
+def test_a_match_is_the_longest_prefix_that_the_pod_was_sent(history, asked):
+    index = PrefixIndex()
+    for pod, words in history:
+        index.record(as_chain(words), pod)
+    matched = index.match(as_chain(asked), PODS)
+    for pod in PODS:
+        sent = [words for name, words in history if name == pod]
+        longest = max((_common(words, asked) for words in sent), default=0)
+        assert matched.get(pod, 0) == longest
+
+
+def _common(one: list[int], two: list[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+@QUICK
+@given(steps, st.integers(1, 12))
+def test_memory_is_bounded_and_what_is_forgotten_only_shortens_matches(history, size):
+    small, large = PrefixIndex(size), PrefixIndex()
+    for pod, words in history:
+        for index in (small, large):
+            index.record(as_chain(words), pod)
+        assert len(small) <= size
+        few, many = small.match(as_chain(words), PODS), large.match(as_chain(words), PODS)
+        assert all(few.get(name, 0) <= many.get(name, 0) for name in PODS)
+
+
+def test_the_beginning_of_a_prompt_outlives_its_end():
+    index = PrefixIndex(4)
+    index.record(as_chain([1, 2, 3, 4]), PODS[0])
+    index.record(as_chain([7, 8]), PODS[0])
+    assert index.match(as_chain([1, 2, 3, 4]), PODS)[PODS[0]] == 2
+
+
+def test_a_restarted_engine_matches_nothing_of_before():
+    index = PrefixIndex()
+    index.record(as_chain([1, 2]), ("p0", 1))
+    index.keep([("p0", 2)])
+    assert not index.match(as_chain([1, 2]), [("p0", 2)])
+    assert not index.match(as_chain([1, 2]), [("p0", 1)])
+    index.record(as_chain([1]), ("p0", 2))
+    assert index.match(as_chain([1, 2]), [("p0", 2)]) == {("p0", 2): 1}
+
+
+def test_many_restarts_leave_nothing_behind():
+    index = PrefixIndex()
+    index.record(as_chain([5]), ("stays", 0))
+    for epoch in range(600):
+        index.record(as_chain([epoch % 250, 1]), ("p0", epoch))
+        index.keep([("p0", epoch), ("stays", 0)])
+    index.keep([("stays", 0)])
+    assert index.match(as_chain([5]), [("stays", 0)]) == {("stays", 0): 1}
+    assert len(index._bits) == 1
+    assert index._next < 300
+    assert len(index) < 300
+
+
+def test_an_empty_prompt_or_an_unknown_pod_matches_nothing():
+    index = PrefixIndex()
+    index.record(as_chain([1]), PODS[0])
+    assert not any(index.match([], PODS).values())
+    assert not index.match(as_chain([1]), [("new", 1)])
