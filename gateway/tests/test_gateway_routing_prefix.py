@@ -5,14 +5,17 @@ from hypothesis import strategies as st
 from sheaf_gateway.routing.index import PrefixIndex
 from sheaf_gateway.routing.prefix import BLOCK, chain, render, seed
 
-texts = st.binary(max_size=4 * BLOCK)
+words = st.lists(st.integers(0, 3), max_size=4)
+texts = st.builds(
+    lambda found, tail: b"".join(bytes([word]) * BLOCK for word in found) + tail, words, st.binary(max_size=9)
+)
 identities = st.tuples(
     st.sampled_from(["m", "n", ""]),
     st.sampled_from([None, "a", "b"]),
     st.sampled_from(["", "d1", "d2"]),
     st.sampled_from(["", "gold", "free"]),
 )
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = settings(max_examples=25, deadline=None)
 PODS = [("p0", 1), ("p1", 1), ("p2", 1)]
 
 
@@ -28,7 +31,7 @@ def test_chains_agree_exactly_as_far_as_whole_blocks_agree(one, two, identity):
 
 
 @QUICK
-@given(st.binary(min_size=BLOCK, max_size=4 * BLOCK), identities, identities)
+@given(texts.filter(lambda text: len(text) >= BLOCK), identities, identities)
 def test_the_same_text_under_another_model_adapter_digest_or_tenant_never_matches(text, one, two):
     index = PrefixIndex()
     index.record(chain(seed(*one), text), PODS[0])
@@ -43,7 +46,7 @@ def test_parts_cannot_be_shifted_between_fields_of_an_identity():
     assert render([b"a", b"b"]) != render([b"ab"])
 
 
-steps = st.lists(st.tuples(st.sampled_from(PODS), st.lists(st.integers(0, 9), max_size=8)), max_size=30)
+steps = st.lists(st.tuples(st.sampled_from(PODS), st.lists(st.integers(0, 9), max_size=6)), max_size=12)
 
 
 def as_chain(words: list[int]) -> list[int]:
