@@ -127,7 +127,7 @@ def test_the_plan_says_when_time_alone_would_change_it():
 replica_counts = st.integers(0, 4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=12)
 @given(
     before=replica_counts, after=replica_counts, lag=st.integers(1, 4), busy=st.booleans(), adapters=st.integers(0, 3)
 )
@@ -151,6 +151,7 @@ def test_a_rollout_with_any_rescaling_never_costs_capacity_and_never_exceeds_the
     assert len(world.pods) == after
 
 
+@settings(deadline=None, max_examples=8)
 @given(replicas=st.integers(1, 4))
 def test_a_template_that_never_comes_up_leaves_the_old_pods_serving(replicas):
     world = World(ClusterSnapshot(models=(make_model(replicas=replicas),)))
@@ -166,7 +167,7 @@ def test_a_template_that_never_comes_up_leaves_the_old_pods_serving(replicas):
     assert len(world.pods) == replicas
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_from_any_snapshot_the_plan_reaches_a_fixpoint_without_double_pods(data):
     models = tuple(make_model(name, replicas=data.draw(replica_counts)) for name in ("m", "n"))
