@@ -150,7 +150,7 @@ def connected(name: str, port: int, events_port: int, replay_port: int) -> Itera
 
 
 def wait_until_healthy(engine: ContractEngine, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 500
     while True:
         assert process.poll() is None, f"{engine.name} ended: {log.read_text(errors='replace')[-3000:]}"
         assert time.monotonic() < deadline, f"{engine.name} does not start: {log.read_text(errors='replace')[-3000:]}"

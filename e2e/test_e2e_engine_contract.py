@@ -22,7 +22,7 @@ import zmq
 from contract_engines import BLOCK_SIZE, MAX_LEN, MAX_LORAS, ContractEngine, running
 from tiny_models import tiny_adapter, tiny_llama
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 FRESH = count(100)

@@ -9,7 +9,7 @@ import structlog
 import uvloop
 
 from sheaf_engine.emulator.options import OptionError, environment, parse
-from sheaf_engine.emulator.server import listen, serve
+from sheaf_engine.emulator.server import listen, serve_until_signal
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
         options = parse(sys.argv[1:], environment())
         if options.ignored:
             structlog.get_logger(__name__).info("vLLM flags without effect here", flags=" ".join(options.ignored))
-        uvloop.run(serve(options, listen(options)))
+        uvloop.run(serve_until_signal(options, listen(options)))
     except OptionError as error:
         sys.stderr.write(f"emulator: {error}\n")
         return 1

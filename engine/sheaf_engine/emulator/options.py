@@ -191,8 +191,8 @@ def _named_profile(name: str) -> TimingProfile:
 
 def _blocks(base: TimingProfile, size: int | None, count: int | None) -> dict[str, int]:
     changes = {}
-    if size is not None and size > 0:
-        changes = {"block_size": size, "num_blocks": max(1, base.num_blocks * base.block_size // size)}
+    if size is not None:
+        changes = {"block_size": size, "num_blocks": base.num_blocks * base.block_size // max(1, size)}
     return changes | ({} if count is None else {"num_blocks": count})
 
 

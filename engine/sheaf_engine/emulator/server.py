@@ -63,8 +63,8 @@ def listen(options: Options) -> socket.socket:
         raise OptionError(f"cannot listen on {place}: {error.strerror or error}; choose another") from error
 
 
-async def serve(options: Options, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM.
+async def serve(options: Options, listener: socket.socket, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set.
 
     Raises:
         OptionError: when an adapter or an endpoint named on the command line cannot be used.
@@ -72,25 +72,48 @@ async def serve(options: Options, listener: socket.socket) -> None:
     service, publisher = build(options)
     try:
         await _load_static_adapters(service)
-        server = _Uvicorn(_config(App(service), options.grace_s))
-        _stop_on_signals(server)
-        await _run(server, listener, service, publisher)
+        await _run(_Uvicorn(_config(App(service), options.grace_s)), listener, service, publisher, stop)
     finally:
         if publisher is not None:
             publisher.close()
 
 
-async def _run(server: _Uvicorn, listener: socket.socket, service: Service, publisher: Publisher | None) -> None:
+async def serve_until_signal(options: Options, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        OptionError: as :func:`serve`.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await serve(options, listener, stop)
+
+
+async def _run(
+    server: _Uvicorn,
+    listener: socket.socket,
+    service: Service,
+    publisher: Publisher | None,
+    stop: asyncio.Event,
+) -> None:
     background = [asyncio.create_task(service.core.run())]
     if publisher is not None:
         background.append(asyncio.create_task(publisher.serve_replay()))
     for task in background:
-        task.add_done_callback(lambda done: _stop_on_failure(done, server))
+        task.add_done_callback(lambda done: _stop_on_failure(done, stop))
+    background.append(asyncio.create_task(_exit_after(stop, server)))
     _log.info("emulator listens", address=_address(listener), profile=service.options.profile.name)
     try:
         await server.serve(sockets=[listener])
     finally:
         await _end(background)
+
+
+async def _exit_after(stop: asyncio.Event, server: _Uvicorn) -> None:
+    await stop.wait()
+    server.should_exit = True
 
 
 async def _end(background: list[asyncio.Task[None]]) -> None:
@@ -102,9 +125,9 @@ async def _end(background: list[asyncio.Task[None]]) -> None:
             raise result
 
 
-def _stop_on_failure(task: asyncio.Task[None], server: _Uvicorn) -> None:
+def _stop_on_failure(task: asyncio.Task[None], stop: asyncio.Event) -> None:
     if not task.cancelled() and task.exception() is not None:
-        server.should_exit = True
+        stop.set()
 
 
 async def _load_static_adapters(service: Service) -> None:
@@ -129,16 +152,6 @@ def _config(app: App, grace_s: int) -> uvicorn.Config:
         timeout_graceful_shutdown=grace_s,
         timeout_keep_alive=75,
     )
-
-
-def _stop_on_signals(server: _Uvicorn) -> None:
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
