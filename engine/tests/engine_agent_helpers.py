@@ -256,7 +256,10 @@ async def agent_running(tmp_path: Path, engine: FakeEngine, **changes: Any) -> A
     config = config_for(tmp_path, engine.url, **changes)
     agent = build(config, outside_of(config))
     headers = {"authorization": f"Bearer {TOKEN}"}
-    async with serving(agent.app) as url, httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+    async with (
+        serving(agent.app) as url,
+        httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, verify=False) as http,
+    ):
         try:
             yield RunningAgent(agent, http, url)
         finally:

@@ -16,7 +16,7 @@ from sheaf_engine.agent.config import load_config
 from sheaf_engine.agent.drain_hook import drain
 from sheaf_engine.agent.errors import AdapterError, ConfigError
 from sheaf_engine.agent.model_fetch import fetch_model
-from sheaf_engine.agent.run import configure_logs, serve
+from sheaf_engine.agent.run import serve
 from sheaf_engine.agent.sources import parse_source
 from sheaf_engine.agent.transfer import Budget, Outside
 
@@ -38,7 +38,6 @@ def _serve(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m sheaf_engine.agent", description="The agent beside an engine.")
     parser.add_argument("--config", type=Path, required=True, help="configuration file (JSON)")
     config = load_config(parser.parse_args(arguments).config)
-    configure_logs()
     asyncio.run(serve(config))
     return 0
 

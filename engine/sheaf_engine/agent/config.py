@@ -13,13 +13,14 @@ LARGEST_FILE = 2**20
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]*:[0-9]{1,5}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+/?$")]
+LocalUrl = Annotated[str, Field(pattern=r"^http://[^\s/?#@]+/?$")]
 
 
 class AgentConfig(ApiType):
     """Everything that an agent is told at its start."""
 
     model: Name = Field(description="Served name of the base model.")
-    engine_url: Url = Field(description="Base URL of the engine beside the agent.")
+    engine_url: LocalUrl = Field(description="Base URL of the engine beside the agent; plain http on loopback.")
     listen: Address = Field(description="HOST:PORT of the agent's own API; port 0 takes a free one.")
     token_file: Path = Field(description="File that holds the bearer token of operator and gateway.")
     adapter_dir: Path = Field(description="Folder that holds fetched adapters; the agent owns it.")
@@ -46,6 +47,13 @@ class AgentConfig(ApiType):
         for path in value if isinstance(value, tuple) else (value,):
             if path is not None and not path.is_absolute():
                 raise ValueError(f"{path} is not absolute; write the whole path")
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _port_exists(cls, value: str) -> str:
+        if int(value.rpartition(":")[2]) > 65535:
+            raise ValueError(f"{value} has a port above 65535")
         return value
 
     @property

@@ -2,6 +2,7 @@
 passes.
 """
 
+import ssl
 import time
 from collections.abc import Callable
 
@@ -24,9 +25,10 @@ def drain(config: AgentConfig, deadline: float, pause: Callable[[float], None] =
     host, port = config.address
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     headers = {"authorization": f"Bearer {read_token(config.token_file).decode()}"}
     try:
-        with httpx.Client(base_url=base, headers=headers, timeout=10.0, trust_env=False) as client:
+        with httpx.Client(base_url=base, headers=headers, timeout=10.0, trust_env=False, verify=no_tls) as client:
             answer = client.post("/v1/drain", content=Drain(deadline=deadline, reason="preStop").model_dump_json())
             answer.raise_for_status()
             return _wait(client, time.monotonic() + deadline, config.poll_interval, pause)

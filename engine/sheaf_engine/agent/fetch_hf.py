@@ -77,7 +77,7 @@ def _explain(source: HfSource, error: Exception, target: Path) -> NoReturn:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError) or status in {401, 403}:
         raise AdapterError(Reason.SOURCE_DENIED, f"{where} may not be read (is a token needed?): {text}") from error
-    if isinstance(error, (*_NOT_FOUND, HFValidationError)):
+    if isinstance(error, (*_NOT_FOUND, HFValidationError)) or status == 404:
         raise AdapterError(Reason.SOURCE_NOT_FOUND, f"{where} does not exist or is private: {text}") from error
     if isinstance(error, OfflineModeIsEnabled):
         raise AdapterError(Reason.SOURCE_UNREACHABLE, f"{where}: HF_HUB_OFFLINE forbids to reach the hub") from error

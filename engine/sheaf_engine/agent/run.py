@@ -94,6 +94,7 @@ async def serve(config: AgentConfig) -> None:
     """Run the agent until a signal."""
     agent = build(config, outside_of(config))
     with listening(config) as sock:
+        configure_logs()
         server = _Server(
             uvicorn.Config(
                 agent.app,

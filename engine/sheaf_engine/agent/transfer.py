@@ -86,15 +86,18 @@ def write(chunks: Iterable[bytes], target: Path, budget: Budget) -> None:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         disk_error(error, target)
-    with os.fdopen(descriptor, "wb") as file:
+    try:
         for chunk in chunks:
             budget.spend(len(chunk))
-            _append(file.write, chunk, target)
-        _append(lambda _: file.flush(), b"", target)
+            _append(descriptor, chunk, target)
+    finally:
+        os.close(descriptor)
 
 
-def _append(act: Callable[[bytes], object], chunk: bytes, target: Path) -> None:
+def _append(descriptor: int, chunk: bytes, target: Path) -> None:
+    rest = memoryview(chunk)
     try:
-        act(chunk)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
     except OSError as error:
         disk_error(error, target)
