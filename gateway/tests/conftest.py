@@ -1,9 +1,10 @@
 """What the gateway's tests share: a raw client, a recording application, servers and engines on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import uvloop
@@ -19,6 +20,7 @@ from sheaf_gateway.proxy import (
     Timeouts,
     serve,
 )
+from structlog.testing import capture_logs
 
 EngineScript = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 PATIENT = ServerLimits(linger_s=0.2)
@@ -84,7 +86,8 @@ class RawClient:
         return data
 
     async def close(self) -> None:
-        self.writer.close()
+        """Leave at once, whatever was not sent or read."""
+        self.writer.transport.abort()
         with suppress(ConnectionError):
             await self.writer.wait_closed()
 
@@ -102,6 +105,13 @@ class Recorder:
     @property
     def seen(self) -> list[tuple[str, str, bytes]]:
         return [(request.method, request.target, request.body) for request in self.requests]
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged, as structlog events; nothing is rendered."""
+    with capture_logs() as events:
+        yield events
 
 
 @pytest.fixture

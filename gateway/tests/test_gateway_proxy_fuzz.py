@@ -12,9 +12,9 @@ from sheaf_gateway.proxy.framing import check_partial, parse_head
 
 LIMITS = ServerLimits(max_request_line=256, max_head=1_024, max_headers=16, max_body=512, max_chunk_extension=16)
 OVER_SOCKETS = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-PURE = settings(max_examples=150, deadline=None)
+PURE = settings(max_examples=40, deadline=None)
 
 bodies = st.binary(max_size=80)
 extensions = st.sampled_from([b"", b";a", b';a="b c"'])

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_gateway.proxy import ServerLimits
 
@@ -200,6 +200,7 @@ async def test_hundreds_of_slow_clients_are_closed_in_time_while_service_continu
         client.writer.transport.abort()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3), st.integers(0, 10**9), st.integers(0, 10**9))
 def test_a_body_deadline_is_never_beyond_any_bound_and_grows_with_what_arrived(started, early, later, some, more):
     limits = ServerLimits()
@@ -210,6 +211,7 @@ def test_a_body_deadline_is_never_beyond_any_bound_and_grows_with_what_arrived(s
     assert deadline <= limits.body_deadline(started, now + later, some + more)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(0.001, 1_000), st.floats(0.001, 1_000))
 def test_deadlines_are_looked_at_often_enough_and_not_too_often(header, linger):
     tick = ServerLimits(header_s=header, linger_s=linger).tick_s()

@@ -225,7 +225,7 @@ async def test_a_header_with_a_line_break_never_leaves(value, start_server, conn
     assert (reply.status, "x-user" in reply.headers, "x" in reply.headers) == (500, False, False)
 
 
-async def test_an_exception_becomes_500_json_without_a_traceback(start_server, connect):
+async def test_an_exception_becomes_500_json_without_a_traceback(start_server, connect, logged):
     async def app(request, responder):
         raise KeyError("secret")
 
@@ -236,6 +236,7 @@ async def test_an_exception_becomes_500_json_without_a_traceback(start_server, c
         assert reply.status == 500
         assert b'"code":"internal_error"' in reply.body
         assert b"secret" not in reply.body
+    assert [(event["event"], event["path"]) for event in logged] == [("app_failed", "/a")] * 2
 
 
 async def test_an_exception_of_a_callback_application_becomes_500_too(start_server, connect):
@@ -512,3 +513,88 @@ async def test_a_unix_socket_is_served(recorder, tmp_path):
         writer.close()
         await server.close(0.1)
     assert recorder.requests[0].client == "unix"
+
+
+async def test_pipelined_bytes_beyond_the_bound_wait_in_the_kernel_while_the_application_works(start_server, connect):
+    go_on = asyncio.Event()
+
+    async def app(request, responder):
+        await go_on.wait()
+        responder.reply(200, (), b"ok")
+
+    client = await connect(await start_server(app, ServerLimits(max_pipelined=1_000, write_high=1_000)))
+    client.writer.transport.set_write_buffer_limits(high=0)
+    sent = 0
+
+    async def flood():
+        nonlocal sent
+        while True:
+            await client.send(GET * 1_000)
+            sent += 1_000
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(flood(), 0.3)
+    assert sent < 1_000_000
+    go_on.set()
+    for _ in range(300):
+        assert (await client.reply()).status == 200
+
+
+async def test_the_next_request_is_begun_only_when_the_response_before_it_was_read(start_server, connect):
+    begun = 0
+
+    async def app(request, responder):
+        nonlocal begun
+        begun += 1
+        responder.reply(200, (), b"x" * 8_000_000)
+
+    client = await connect(await start_server(app), limit=1_024)
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    await client.send(GET * 20)
+    await asyncio.sleep(0.2)
+    assert begun == 1
+    for _ in range(5):
+        await client.reply()
+    assert begun < 8
+
+
+async def test_a_client_that_leaves_a_finished_response_unread_is_forgotten(start_server, connect):
+    async def app(request, responder):
+        responder.reply(200, (), b"x" * 8_000_000)
+
+    server = await start_server(app)
+    client = await connect(server, limit=1_024)
+    await client.send(GET * 2)
+    await asyncio.sleep(0.1)
+    closing = asyncio.ensure_future(server.close(0.05))
+    await asyncio.wait_for(closing, 1)
+    assert server.connections == 0
+
+
+async def test_who_asks_for_pressure_late_is_told_at_once(start_server, connect):
+    told = []
+
+    async def app(request, responder):
+        responder.start(200, (), length=None)
+        responder.write(b"x" * 8_000_000)
+        assert not responder.writable
+        responder.on_pressure(told.append)
+        responder.abort()
+
+    client = await connect(await start_server(app), limit=1_024)
+    await client.send(GET)
+    await client.rest()
+    assert told == [True]
+
+
+async def test_an_abort_stops_whatever_works_for_the_response(start_server, connect):
+    told = []
+
+    async def app(request, responder):
+        responder.disconnected.on_disconnect(lambda: told.append(responder.disconnected.is_set()))
+        responder.abort()
+
+    client = await connect(await start_server(app))
+    await client.send(GET)
+    assert await client.rest() == b""
+    assert told == [False]

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_gateway.proxy import EventTooLarge, SseSplitter, event_data
 
@@ -27,6 +27,7 @@ def feed_split(splitter: SseSplitter, stream: bytes, cuts: list[int]) -> list[by
     return [event for piece in pieces for event in splitter.feed(piece)]
 
 
+@settings(max_examples=60, deadline=None)
 @given(streams(), st.lists(st.integers(0, 500), max_size=8))
 def test_events_are_the_same_however_the_stream_is_cut(events, cuts):
     splitter = SseSplitter()
@@ -35,6 +36,7 @@ def test_events_are_the_same_however_the_stream_is_cut(events, cuts):
     assert splitter.pending == b"data: tail"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text("a\r\n:", max_size=60).map(str.encode), st.lists(st.integers(0, 60), max_size=8))
 def test_no_byte_is_lost_or_changed(stream, cuts):
     whole, cut = SseSplitter(), SseSplitter()

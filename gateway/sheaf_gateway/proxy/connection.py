@@ -1,7 +1,8 @@
 """One client connection: heads and bodies in, requests out one at a time, within every limit.
 
 The connection is always in one state: HEAD (between requests or within a head), BODY, BUSY (the
-application has the request), LINGER (refused; what still arrives is thrown away until the client has read
+application has the request), WAIT (the response is complete, but the client has not read enough of it for
+the next request to be begun), LINGER (refused; what still arrives is thrown away until the client has read
 the answer) or CLOSED. Reading goes on while the application works, so that a client's going away is
 noticed at once; what arrives meanwhile is the next pipelined request, held up to a bound. There are no
 timers here: the server looks at `deadline` of every connection a few times a second.
@@ -23,7 +24,7 @@ from sheaf_gateway.proxy.types import ClientGone, Request
 if TYPE_CHECKING:
     from sheaf_gateway.proxy.server import Server
 
-_HEAD, _BODY, _BUSY, _LINGER, _CLOSED = range(5)
+_HEAD, _BODY, _BUSY, _WAIT, _LINGER, _CLOSED = range(6)
 _NEVER = float("inf")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _EMPTY_LINE = b"\r\n"
@@ -99,10 +100,10 @@ class Connection(asyncio.Protocol):
             self._read_head()
         elif self._state == _BODY:
             self._read_body(data)
-        elif self._state == _BUSY:
-            self._hold_pipelined(data)
         elif self._state == _LINGER:
             self._discard(len(data))
+        elif self._state != _CLOSED:
+            self._hold_pipelined(data)
 
     def eof_received(self) -> None:
         """Treat a half-closed connection as closed: who sends EOF does not wait for an answer."""
@@ -128,6 +129,8 @@ class Connection(asyncio.Protocol):
         self._wake()
         if self._responder is not None:
             self._responder.press(pressed=False)
+        if self._state == _WAIT:
+            self._next_request()
 
     # What the responder asks.
 
@@ -150,15 +153,10 @@ class Connection(asyncio.Protocol):
             return
         if not self.keep_alive or self._server.closing:
             self._close()
-            return
-        self._state = _HEAD
-        now = self._server.now()
-        if self._buffer:
-            self._received_at = now
-            self.deadline = now + self._server.limits.header_s
-            self._server.loop.call_soon(self._read_pipelined)
+        elif self.pressed:
+            self._state = _WAIT
         else:
-            self.deadline = now + self._server.limits.keep_alive_s
+            self._next_request()
 
     def break_off(self, *, reset: bool) -> None:
         """Close at once; with `reset`, so that even a body ended by closing is seen as broken."""
@@ -184,10 +182,20 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """Close now unless a request is in progress, which then is the last one."""
-        if self._state == _HEAD:
+        if self._state in {_HEAD, _WAIT}:
             self._close()
 
     # Heads and bodies.
+
+    def _next_request(self) -> None:
+        self._state = _HEAD
+        now = self._server.now()
+        if self._buffer:
+            self._received_at = now
+            self.deadline = now + self._server.limits.header_s
+            self._server.loop.call_soon(self._read_pipelined)
+        else:
+            self.deadline = now + self._server.limits.keep_alive_s
 
     def _begin_head(self) -> None:
         now = self._server.now()

@@ -8,7 +8,6 @@ is refused too. Heads end at the first empty line, which the caller finds.
 """
 
 import re
-from collections.abc import Callable
 
 import httptools
 import msgspec
@@ -28,6 +27,12 @@ _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)")
 _BARE_LINE_END = re.compile(rb"\r(?=[^\n])|(?<!\r)\n")
 _MAX_LENGTH_DIGITS = 15
+_ONCE = {
+    b"content-length": "invalid_framing",
+    b"transfer-encoding": "invalid_framing",
+    b"host": "invalid_host",
+    b"expect": "unsupported_expectation",
+}
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -45,45 +50,20 @@ class RequestHead(msgspec.Struct, frozen=True):
     expects_continue: bool
 
 
-class _Fields:
-    """The header fields that decide framing, gathered while llhttp walks over the head."""
+class _Walk:
+    """What llhttp finds in a head."""
 
-    __slots__ = ("connection", "expect", "headers", "hosts", "lengths", "target", "transfer_encodings")
+    __slots__ = ("headers", "target")
 
     def __init__(self) -> None:
         self.headers: list[Header] = []
-        self.hosts: list[bytes] = []
-        self.lengths: list[bytes] = []
-        self.transfer_encodings: list[bytes] = []
-        self.connection = b""
-        self.expect: bytes | None = None
         self.target = b""
 
     def on_url(self, url: bytes) -> None:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        value = value.strip()
-        self.headers.append((name, value))
-        keep = _KEEP.get(name)
-        if keep is not None:
-            keep(self, value)
-
-    def keep_connection(self, value: bytes) -> None:
-        self.connection = self.connection + b"," + value.lower()
-
-    def keep_expect(self, value: bytes) -> None:
-        self.expect = value.lower() if self.expect is None else self.expect + b"," + value.lower()
-
-
-_KEEP: dict[bytes, Callable[[_Fields, bytes], None]] = {
-    b"host": lambda fields, value: fields.hosts.append(value),
-    b"content-length": lambda fields, value: fields.lengths.append(value),
-    b"transfer-encoding": lambda fields, value: fields.transfer_encodings.append(value),
-    b"connection": _Fields.keep_connection,
-    b"expect": _Fields.keep_expect,
-}
+        self.headers.append((name.lower(), value.strip()))
 
 
 def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:
@@ -101,10 +81,10 @@ def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:
         raise _head_too_large(limits)
     if _FIELD_LINES.fullmatch(raw, line.end()) is None:
         raise _diagnose_fields(raw)
-    fields = _walk(raw)
-    if fields.target != line[2]:
+    walk = _walk(raw)
+    if walk.target != line[2]:
         raise Refusal(400, "The request target has two readings.", "invalid_target")
-    return _decide(method, int(line[4]), fields, limits)
+    return _decide(method, int(line[4]), walk, limits)
 
 
 def check_partial(raw: bytes, seen: int, limits: ServerLimits) -> None:
@@ -129,62 +109,59 @@ def check_partial(raw: bytes, seen: int, limits: ServerLimits) -> None:
         raise _bare_line_end()
 
 
-def _walk(raw: bytes) -> _Fields:
-    fields = _Fields()
+def _walk(raw: bytes) -> _Walk:
+    walk = _Walk()
     try:
-        httptools.HttpRequestParser(fields).feed_data(raw)
+        httptools.HttpRequestParser(walk).feed_data(raw)
     except httptools.HttpParserUpgrade:
-        return fields
+        return walk
     except httptools.HttpParserError as error:
-        raise _refusal_of(fields, error) from None
+        raise Refusal(400, f"The request head is not valid HTTP/1.1: {error}.", "invalid_request") from None
+    return walk
+
+
+def _decide(method: str, minor: int, walk: _Walk, limits: ServerLimits) -> RequestHead:
+    if len(walk.headers) > limits.max_headers:
+        raise Refusal(431, f"More than {limits.max_headers} header fields; send fewer.", "too_many_headers")
+    fields = _by_name(walk.headers)
+    chunked = _chunked(fields, minor)
+    length = 0 if chunked else _content_length(fields.get(b"content-length"), limits)
+    headers, target = _targeted(method, minor, fields, walk)
+    path, _, query = target.partition("?")
+    expects = _expects_continue(fields.get(b"expect"), minor) and (chunked or length > 0)
+    keep = _keep_alive(fields.get(b"connection"), minor)
+    return RequestHead(method, target, path, query, headers, minor, keep, length, chunked, expects)
+
+
+def _by_name(headers: list[Header]) -> dict[bytes, bytes]:
+    """Return the headers by name; those that decide framing must not be given twice."""
+    fields = dict(headers)
+    if len(fields) == len(headers):
+        return fields
+    names = [name for name, _ in headers]
+    for name, code in _ONCE.items():
+        if names.count(name) > 1:
+            raise Refusal(400, f"{name.decode().title()} is given more than once; send it once.", code)
+    fields[b"connection"] = b",".join(value for name, value in headers if name == b"connection")
     return fields
 
 
-def _refusal_of(fields: _Fields, error: Exception) -> Refusal:
-    if fields.transfer_encodings or len(fields.lengths) > 1:
-        return _conflicting_framing()
-    return Refusal(400, f"The request head is not valid HTTP/1.1: {error}.", "invalid_request")
-
-
-def _decide(method: str, minor: int, fields: _Fields, limits: ServerLimits) -> RequestHead:
-    if len(fields.headers) > limits.max_headers:
-        raise Refusal(431, f"More than {limits.max_headers} header fields; send fewer.", "too_many_headers")
-    chunked = _chunked(fields, minor)
-    length = 0 if chunked else _content_length(fields.lengths, limits)
-    headers, target = _targeted(method, minor, fields)
-    path, _, query = target.partition("?")
-    return RequestHead(
-        method,
-        target,
-        path,
-        query,
-        headers,
-        minor,
-        _keep_alive(fields.connection, minor),
-        length,
-        chunked,
-        _expects_continue(fields.expect, minor) and (chunked or length > 0),
-    )
-
-
-def _chunked(fields: _Fields, minor: int) -> bool:
-    if not fields.transfer_encodings:
+def _chunked(fields: dict[bytes, bytes], minor: int) -> bool:
+    coding = fields.get(b"transfer-encoding")
+    if coding is None:
         return False
-    if fields.lengths:
-        raise _conflicting_framing()
+    if b"content-length" in fields:
+        raise Refusal(400, "Content-Length and Transfer-Encoding must not come together.", "invalid_framing")
     if minor == 0:
         raise Refusal(400, "Transfer-Encoding does not exist in HTTP/1.0; send Content-Length.", "invalid_framing")
-    if len(fields.transfer_encodings) > 1 or fields.transfer_encodings[0].lower() != b"chunked":
-        raise Refusal(400, "Only 'Transfer-Encoding: chunked', once and alone, is accepted.", "invalid_framing")
+    if coding.lower() != b"chunked":
+        raise Refusal(400, "Only 'Transfer-Encoding: chunked', alone, is accepted.", "invalid_framing")
     return True
 
 
-def _content_length(lengths: list[bytes], limits: ServerLimits) -> int:
-    if not lengths:
+def _content_length(digits: bytes | None, limits: ServerLimits) -> int:
+    if digits is None:
         return 0
-    if len(lengths) > 1:
-        raise Refusal(400, "Content-Length is given more than once; send it once.", "invalid_framing")
-    digits = lengths[0]
     if not digits.isdigit():
         raise Refusal(400, "Content-Length must be decimal digits only.", "invalid_framing")
     if len(digits) > _MAX_LENGTH_DIGITS or int(digits) > limits.max_body:
@@ -192,40 +169,41 @@ def _content_length(lengths: list[bytes], limits: ServerLimits) -> int:
     return int(digits)
 
 
-def _targeted(method: str, minor: int, fields: _Fields) -> tuple[tuple[Header, ...], str]:
+def _targeted(method: str, minor: int, fields: dict[bytes, bytes], walk: _Walk) -> tuple[tuple[Header, ...], str]:
     """Return the headers with the authoritative Host, and the target in origin form (RFC 9112, 3.2)."""
-    if len(fields.hosts) > 1 or (not fields.hosts and minor > 0):
-        raise Refusal(400, "Exactly one Host header is required.", "invalid_host")
-    if fields.hosts and _AUTHORITY.fullmatch(fields.hosts[0]) is None:
+    host = fields.get(b"host")
+    if host is None and minor > 0:
+        raise Refusal(400, "A Host header is required.", "invalid_host")
+    if host is not None and _AUTHORITY.fullmatch(host) is None:
         raise Refusal(400, "The Host header is not a host name with an optional port.", "invalid_host")
-    target = fields.target
+    target = walk.target
     if target.startswith(b"/") and b"#" not in target:
-        return tuple(fields.headers), target.decode("ascii")
+        return tuple(walk.headers), target.decode("ascii")
     if target == b"*" and method == "OPTIONS":
-        return tuple(fields.headers), "*"
-    return _absolute(fields)
+        return tuple(walk.headers), "*"
+    return _absolute(walk)
 
 
-def _absolute(fields: _Fields) -> tuple[tuple[Header, ...], str]:
-    match = _ABSOLUTE.fullmatch(fields.target)
-    if match is None or b"#" in fields.target or _AUTHORITY.fullmatch(match[1]) is None:
+def _absolute(walk: _Walk) -> tuple[tuple[Header, ...], str]:
+    match = _ABSOLUTE.fullmatch(walk.target)
+    if match is None or b"#" in walk.target or _AUTHORITY.fullmatch(match[1]) is None:
         raise Refusal(400, "The request target must be a path that begins with '/'.", "invalid_target")
     rest = match[2].decode("ascii")
-    others = (header for header in fields.headers if header[0] != b"host")
+    others = (header for header in walk.headers if header[0] != b"host")
     return ((b"host", match[1]), *others), rest if rest.startswith("/") else "/" + rest
 
 
-def _keep_alive(connection: bytes, minor: int) -> bool:
+def _keep_alive(connection: bytes | None, minor: int) -> bool:
     if not connection:
         return minor > 0
-    options = {option.strip() for option in connection.split(b",")}
+    options = {option.strip().lower() for option in connection.split(b",")}
     return b"close" not in options and (minor > 0 or b"keep-alive" in options)
 
 
 def _expects_continue(expect: bytes | None, minor: int) -> bool:
     if expect is None or minor == 0:
         return False
-    if expect != b"100-continue":
+    if expect.lower() != b"100-continue":
         raise Refusal(417, "Only 'Expect: 100-continue' is supported.", "unsupported_expectation")
     return True
 
@@ -270,11 +248,6 @@ def _bare_line_end() -> Refusal:
 
 def _unsupported_version() -> Refusal:
     return Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are served on this port.", "unsupported_http_version")
-
-
-def _conflicting_framing() -> Refusal:
-    message = "Content-Length and Transfer-Encoding must not come together, nor either of them twice."
-    return Refusal(400, message, "invalid_framing")
 
 
 def _line_too_long(limits: ServerLimits) -> Refusal:

@@ -85,6 +85,8 @@ class ConnectionResponder:
     def on_pressure(self, callback: Callable[[bool], None]) -> None:
         """See `types.Responder`."""
         self._on_pressure = callback
+        if self._connection.pressed:
+            callback(self._connection.pressed)
 
     def start(self, status: int, headers: Headers, *, length: int | None) -> None:
         """See `types.Responder`."""
@@ -143,16 +145,18 @@ class ConnectionResponder:
     def abort(self) -> None:
         """See `types.Responder`."""
         if self._state < _ENDED:
-            self._over(_ENDED)
             closes = self.started and self._remaining is None and not self._chunked
+            callbacks = self._over(_ENDED)
             self._connection.break_off(reset=closes)
+            for callback in callbacks:
+                callback()
 
     def lose(self) -> None:
         """Learn that the client is gone: tell whoever asked and stop the application's task."""
         if self._state >= _ENDED:
             return
-        callbacks, task = self._on_gone, self.task
-        self._over(_GONE)
+        task = self.task
+        callbacks = self._over(_GONE)
         metrics.CLIENTS_GONE.inc()
         for callback in callbacks:
             callback()
@@ -198,12 +202,13 @@ class ConnectionResponder:
         if self._state != _GONE:
             raise RuntimeError("the response has already ended" if self.started else "start the response first")
 
-    def _over(self, state: int) -> None:
+    def _over(self, state: int) -> list[Callable[[], None]]:
         """Let go of the callbacks, which hold whoever holds this: nothing is left to the cycle collector."""
         self._state = state
-        self._on_gone = []
+        callbacks, self._on_gone = self._on_gone, []
         self._on_pressure = None
         self.task = None
+        return callbacks
 
     def _finish(self) -> None:
         self._over(_ENDED)

@@ -25,7 +25,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 _NEVER_NOMINATED = frozenset({b"authorization", b"content-encoding", b"content-type", b"host"})
-_LINE_ENDS = (b"\r", b"\n", b"\0")
+_REPLACED = HOP_BY_HOP | {b"host"}
+_BREAKING = bytes((*range(32), 127))
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _PHRASES.get(code, b"")) for code in range(200, 600)}
 
@@ -45,11 +46,8 @@ def response_head(status: int, headers: Headers, framing: bytes) -> bytes:
     line = _STATUS_LINES.get(status)
     if line is None:
         raise ValueError(f"status {status} is not a final HTTP status (200 to 599)")
-    lines = [b"%b: %b\r\n" % (name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
-    head = b"".join(lines)
-    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
-        raise ValueError("a response header holds a line break or NUL")
-    return line + head + framing
+    lines = [b": ".join(header) for header in headers if header[0].lower() not in HOP_BY_HOP]
+    return b"%b%b%b" % (line, _join(lines), framing)
 
 
 def length_framing(length: int, *, keep_alive: bool, minor: int) -> bytes:
@@ -92,11 +90,18 @@ def request_head(method: str, target: str, authority: bytes, headers: Headers, l
     Raises:
         ValueError: The method, the target or a header holds what would break the head apart.
     """
-    lines = [b"%b: %b\r\n" % (n, v) for n, v in headers if n not in HOP_BY_HOP and n != b"host"]
-    fields = b"".join(lines)
+    lines = [b": ".join(header) for header in headers if header[0] not in _REPLACED]
     first = f"{method} {target} HTTP/1.1".encode("ascii")
+    if first.translate(None, _BREAKING) != first or first.count(b" ") != 2:
+        raise ValueError("the method or the target holds a space or a control character")
+    return b"%b\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (first, authority, _join(lines), length)
+
+
+def _join(lines: list[bytes]) -> bytes:
+    """Return header lines as they go out; a line break within one is where response splitting begins."""
+    if not lines:
+        return b""
+    fields = b"\r\n".join(lines) + b"\r\n"
     if fields.count(b"\n") != len(lines) or fields.count(b"\r") != len(lines) or b"\0" in fields:
-        raise ValueError("a request header holds a line break or NUL")
-    if first.count(b" ") != 2 or any(end in first for end in _LINE_ENDS):
-        raise ValueError("the method or the target holds a space or a line break")
-    return b"%b\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (first, authority, fields, length)
+        raise ValueError("a header holds a line break or NUL")
+    return fields

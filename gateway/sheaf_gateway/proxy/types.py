@@ -54,7 +54,10 @@ class Disconnected(Protocol):
         ...
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Call back once when it does; at once if it already has; never after a complete response."""
+        """Call back once when it does; at once if it already has; never after a complete response.
+
+        An abort calls back too: whatever works for the response may stop.
+        """
         ...
 
 
@@ -82,7 +85,10 @@ class Responder(Protocol):
         ...
 
     def on_pressure(self, callback: Callable[[bool], None]) -> None:
-        """Call back with True when the client stops keeping up and with False when it has caught up."""
+        """Call back with True when the client stops keeping up and with False when it has caught up.
+
+        There is one such callback; it is called at once where the client does not keep up already.
+        """
         ...
 
     def start(self, status: int, headers: Headers, *, length: int | None) -> None:

@@ -187,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Tell interim responses from the final one, and a body ended by closing from a framed one."""
         status = self._parser.get_status_code()
-        if status == 101 or status < 100:
+        if status == 101 or not 100 <= status < 600:
             raise _StopParsing(f"the status {status} is not one that was asked for")
         self._interim = status < 200
         if self._interim:
