@@ -19,9 +19,9 @@ from sheaf_gateway.main import run_until_signal
 def main(arguments: list[str] | None = None) -> int:
     """Run the gateway; the exit status."""
     flags = vars(_parser().parse_args(arguments))
-    _log_json()
     try:
         config = load_config(flags.pop("config"), flags)
+        _log_json()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_until_signal(config))
     except ConfigError as error:

@@ -295,7 +295,7 @@ class Call:
         adapter = self._asked.ask.adapter
         if self._status == 404 and adapter is not None and adapter.encode() in body:
             self._core.store.note_absent(self._pod.name, adapter)
-            self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=False)
+            self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=not self._pod.agent_url)
             return
         self._responder.reply(self._status, self._answer_headers(), body)
         self._finish(self._status, find_usage(body) if self._status < 300 else NOTHING, "ok")
