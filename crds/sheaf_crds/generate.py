@@ -8,6 +8,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -28,6 +29,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+@cache
 def generated_files() -> dict[str, str]:
     """What every generated file must hold, by path from the root of the repository."""
     files = {"docs/api.md": api_reference(tuple(KINDS.values()))}

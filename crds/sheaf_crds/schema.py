@@ -1,7 +1,7 @@
 """The structural OpenAPI v3 schema of each kind, made from its pydantic type, and the CustomResourceDefinition of it.
 
-Kubernetes takes only structural schemas: every node has one type, and `$ref`, `anyOf`, `oneOf`, `const` and titles are
-gone. An optional field (`T | None`) is a field that may be left out: the API server drops an explicit null before it
+Kubernetes takes only structural schemas: every node has one type, and `$ref`, `anyOf`, `oneOf` and titles are gone.
+ An optional field (`T | None`) is a field that may be left out: the API server drops an explicit null before it
 looks further. `status` carries no defaults, because only the operator writes it.
 """
 
@@ -66,8 +66,6 @@ def _number_format(node: Schema) -> Schema:
 
 def _scalar(node: Schema) -> Schema:
     structural = {"type": node["type"]} | {key: node[key] for key in _KEPT if key in node}
-    if "const" in node:
-        structural["enum"] = [node["const"]]
     if node.get("format") == "date-time":
         structural["format"] = "date-time"
     if "exclusiveMinimum" in node:

@@ -17,7 +17,7 @@ from sheaf_crds.rules import Finding, Path, Tree
 from sheaf_crds.schema import Schema
 from sheaf_crds.words import described, nearest
 
-_HINTS = PATTERN_HINTS | {
+PATTERN_WORDS = PATTERN_HINTS | {
     MODEL_SOURCE_PATTERN: "write an address that begins with hf://, s3://, https://, pvc:// or file:///",
     ADAPTER_SOURCE_PATTERN: "write an address that begins with hf://, s3://, https:// or file:///",
     TEXT_PATTERN: "write at least one character and none that is NUL",
@@ -32,7 +32,7 @@ _KNOWN_AS = {
     "array": "a list",
     "string": "text",
     "integer": "a whole number",
-    "number": "a number",
+    "number": "a finite number",
 }
 
 
@@ -40,20 +40,30 @@ def _range(schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None:
         return ""
-    start = f" above {low:g}" if schema.get("exclusiveMinimum") else f" from {low}"
-    return f"{start} to {high}"
+    return f" above {low:g} and at most {high:.0f}" if schema.get("exclusiveMinimum") else f" from {low} to {high}"
 
 
-def _wanted(schema: Schema) -> str:
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern.removeprefix("^").removesuffix("$"), re.ASCII)
+
+
+def _wanted(schema: Schema, value: Tree) -> str:
     if "enum" in schema:
         return f"write one of {', '.join(str(value) for value in schema['enum'])}"
     if schema["type"] == "string":
-        return _HINTS.get(schema.get("pattern", ""), "write it in quotes to make it text")
+        return _wanted_text(schema.get("pattern", "^.*$"), value)
     if schema["type"] == "array":
         return "write each item on a line of its own that begins with '- '"
     if schema["type"] == "object":
         return "write its fields indented below it, each as NAME: VALUE"
     return f"write {_KNOWN_AS[schema['type']]}{_range(schema)}"
+
+
+def _wanted_text(pattern: str, value: Tree) -> str:
+    if value is None or isinstance(value, (list, dict)):
+        return "write text there, or remove it"
+    return "put it in quotes to make it text" if _compiled(pattern).fullmatch(str(value)) else PATTERN_WORDS[pattern]
 
 
 def _has_type(schema: Schema, value: Tree) -> bool:
@@ -68,10 +78,10 @@ def misfits(schema: Schema, value: Tree, path: Path = ()) -> Iterator[Finding]:
     if schema.get("x-kubernetes-preserve-unknown-fields"):
         return
     if not _has_type(schema, value):
-        yield Finding(path, f"is {described(value)}, not {_KNOWN_AS[schema['type']]}", _wanted(schema))
+        yield Finding(path, f"is {described(value)}, not {_KNOWN_AS[schema['type']]}", _wanted(schema, value))
     elif "enum" in schema and value not in schema["enum"]:
         near = nearest(str(value), [str(choice) for choice in schema["enum"]])
-        yield Finding(path, f"is {described(value)}", f"{near} {_wanted(schema)}".strip())
+        yield Finding(path, f"is {described(value)}", f"{near} {_wanted(schema, value)}".strip())
     else:
         yield from _INSIDE[schema["type"]](schema, value, path)
 
@@ -79,12 +89,7 @@ def misfits(schema: Schema, value: Tree, path: Path = ()) -> Iterator[Finding]:
 def _number(schema: Schema, value: float, path: Path) -> Iterator[Finding]:
     low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
     if not low <= value <= high or (schema.get("exclusiveMinimum") and value == low):
-        yield Finding(path, f"is {described(value)}, which is out of bounds", _wanted(schema))
-
-
-@cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern.removeprefix("^").removesuffix("$"), re.ASCII)
+        yield Finding(path, f"is {described(value)}, which is out of bounds", _wanted(schema, value))
 
 
 def _string(schema: Schema, value: str, path: Path) -> Iterator[Finding]:
@@ -92,10 +97,10 @@ def _string(schema: Schema, value: str, path: Path) -> Iterator[Finding]:
     if len(value) > longest:
         yield Finding(path, f"is {len(value)} characters long", f"write at most {longest}")
     elif len(value) < schema.get("minLength", 0):
-        hint = _HINTS.get(schema.get("pattern", ""), f"write at least {schema['minLength']} characters")
+        hint = PATTERN_WORDS.get(schema.get("pattern", ""), f"write at least {schema['minLength']} characters")
         yield Finding(path, f"is {described(value)}, which is too short", hint)
     elif "pattern" in schema and not _compiled(schema["pattern"]).fullmatch(value):
-        yield Finding(path, f"is {described(value)}, which does not fit", _HINTS[schema["pattern"]])
+        yield Finding(path, f"is {described(value)}, which does not fit", PATTERN_WORDS[schema["pattern"]])
 
 
 def _array(schema: Schema, value: list[Tree], path: Path) -> Iterator[Finding]:
@@ -138,7 +143,13 @@ def _object(schema: Schema, value: dict[str, Tree], path: Path) -> Iterator[Find
             yield from misfits(fields[name], child, (*path, name))
     for name in schema.get("required", ()):
         if value.get(name) is None:
-            yield Finding((*path, name), "is missing", f"add it: {fields[name].get('description', 'it is required')}")
+            yield Finding((*path, name), "is missing", _addition(name, fields[name]))
+
+
+def _addition(name: str, schema: Schema) -> str:
+    if "required" in schema:
+        return f"add {name} with {' and '.join(schema['required'])}"
+    return f"add it: {schema.get('description', _wanted(schema, None))}"
 
 
 def _map(schema: Schema, value: dict[str, Tree], path: Path) -> Iterator[Finding]:
@@ -150,7 +161,10 @@ def _map(schema: Schema, value: dict[str, Tree], path: Path) -> Iterator[Finding
 
 
 def _known_fields(name: str, fields: Iterable[str]) -> str:
-    return nearest(name, fields) or f"remove it, or write one of {', '.join(fields)}"
+    listed = ", ".join(fields)
+    return nearest(name, fields) or (
+        f"remove it, or write one of {listed}" if listed else "remove it: there are no fields here"
+    )
 
 
 _INSIDE: dict[str, Callable[[Schema, Tree, Path], Iterator[Finding]]] = {

@@ -8,7 +8,7 @@ what they mean to kubectl (YAML 1.1 as its library reads it), not what they mean
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import yaml
 
@@ -90,7 +90,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.A
 _INFINITE = re.compile(r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))", re.ASCII)
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_INTEGER_DIGITS = 18
+_INTEGER_DIGITS = 300
 
 
 def _integer(text: str) -> int:
@@ -100,7 +100,7 @@ def _integer(text: str) -> int:
 
 
 def resolve(text: str) -> Scalar:
-    """What a plain scalar means; numbers beyond 18 digits become floats, as they do in JSON."""
+    """What a plain scalar means; endless integers become infinite."""
     if text in _NULLS:
         return None
     if text in _TRUE or text in _FALSE:
@@ -199,22 +199,16 @@ class _Reader:
             return
         top.node.weight += node.weight
         top.node.height = max(top.node.height, node.height + 1)
-        if top.node.items is not None:
-            top.node.items.append(node)
+        if top.node.fields is not None:
+            top.node.fields[cast("str", top.key)] = Entry(top.key_line, node)
+            top.key = None
         else:
-            _set(top, node)
+            cast("list[Node]", top.node.items).append(node)
 
 
 def _refuse_surrogates(text: str, line: int) -> None:
     if _SURROGATE.search(text):
         raise YamlProblem(line, "an escape names half a character (a surrogate)", "write the character itself")
-
-
-def _set(top: _Open, node: Node) -> None:
-    fields, key = top.node.fields, top.key
-    if fields is not None and key is not None:
-        fields[key] = Entry(top.key_line, node)
-        top.key = None
 
 
 def _key(node: Node, event: yaml.ScalarEvent | None, fields: dict[str, Entry]) -> str:
@@ -238,12 +232,10 @@ def documents(data: bytes) -> Iterator[Node]:
             root = reader.take(event)
             if root is not None and (root.scalar is not None or root.items is not None or root.fields is not None):
                 yield root
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise YamlProblem(line, f"the text is not YAML: {error.problem or error.context}", _SYNTAX_HINT) from None
-    except yaml.YAMLError:
-        raise YamlProblem(1, "the text is not YAML", _SYNTAX_HINT) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter from escapes beyond Unicode
+        mark = getattr(error, "problem_mark", None)
+        what = f"the text is not YAML: {getattr(error, 'problem', None) or 'an escape names no character'}"
+        raise YamlProblem(mark.line + 1 if mark else 1, what, _SYNTAX_HINT) from None
 
 
 _SYNTAX_HINT = "mend the indentation, quotes or brackets there"

@@ -50,6 +50,7 @@ def promise_cases() -> Iterator[dict[str, Any]]:
         }
 
 
+ENVIRONMENT = celpy.Environment()
 CASES = [*yaml.safe_load((HERE / "rule_cases.yaml").read_text()), *promise_cases()]
 
 
@@ -74,8 +75,7 @@ def crd_schema(kind: str) -> dict[str, Any]:
 
 @cache
 def second_opinion(rule: str) -> celpy.Runner:
-    environment = celpy.Environment()
-    return environment.program(environment.compile(rule))
+    return ENVIRONMENT.program(ENVIRONMENT.compile(rule))
 
 
 def refused_by_crd(schema: dict[str, Any], tree: Any) -> Iterator[str]:
