@@ -189,7 +189,7 @@ async def read_stream(client: httpx.AsyncClient) -> bytes:
         async with asyncio.timeout(0.5), client.stream("POST", "/v1/completions", json=body) as response:
             async for part in response.aiter_bytes():
                 data += part
-    except httpx.RemoteProtocolError:
+    except httpx.TransportError:
         return data + b"RESET"
     except TimeoutError:
         return data + b"SILENCE"
