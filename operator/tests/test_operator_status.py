@@ -213,6 +213,15 @@ def test_an_adapter_for_demand_only_and_one_of_a_sleeping_model_are_as_declared(
     model = make_model()
     assert ready(adapter_status(make_adapter("a", replicas=0), model, make_pod(model, "p"))) == ("True", "OnDemand")
     assert ready(adapter_status(make_adapter("a"), make_model(replicas=0))) == ("True", "NoReplicas")
+    assert ready(adapter_status(make_adapter("a"), make_model(replicas=1))) == ("False", "Loading")
+
+
+def test_a_pod_that_starts_does_not_make_a_resident_adapter_unready():
+    model, adapter = make_model(replicas=3), make_adapter("a", replicas=2)
+    serving = [make_pod(model, name, agent=resident("a")) for name in "pq"]
+    status = adapter_status(adapter, model, *serving, make_pod(model, "r", ready=False, phase="Starting"))
+    assert ready(status) == ("True", "Resident")
+    assert status.desired_replicas == 2
 
 
 def test_short_capacity_is_said_on_the_adapter_of_lower_priority():

@@ -106,7 +106,7 @@ def _plan_model(model: Model, fleet: _Fleet, now: float) -> list[Action]:
         actions = finish(pods, model.spec.drain_timeout, now)
     facts = ModelFacts(model, desired, pods, len(adapters), finding)
     actions += report(model, *model_status(facts, now))
-    return actions + _adapter_reports(adapters, pods, placed, now)
+    return actions + _adapter_reports(adapters, pods, placed, desired, now)
 
 
 def _pods_and_catalogs(
@@ -130,7 +130,11 @@ def _catalog_changes(pods: Iterable[PodFacts], catalogs: Mapping[str, Catalog]) 
 
 
 def _adapter_reports(
-    adapters: Sequence[Adapter], pods: Sequence[PodFacts], placed: Mapping[str, frozenset[str]], now: float
+    adapters: Sequence[Adapter],
+    pods: Sequence[PodFacts],
+    placed: Mapping[str, frozenset[str]],
+    desired: Desired,
+    now: float,
 ) -> list[Action]:
     states = _states(pods)
     holders: dict[str, set[str]] = defaultdict(set)
@@ -140,7 +144,7 @@ def _adapter_reports(
     live = [pod for pod in pods if pod.live]
     actions: list[Action] = []
     for adapter in adapters:
-        facts = AdapterFacts(adapter, live, frozenset(holders[adapter.name]), adapter.spec.replicas)
+        facts = AdapterFacts(adapter, live, frozenset(holders[adapter.name]), adapter.spec.replicas, desired.replicas)
         actions += report(adapter, *adapter_status(facts, states.get(adapter.name, {}), now))
     return actions
 

@@ -16,13 +16,23 @@ MOST_PLACEMENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class AdapterFacts:
-    """What an Adapter's status is computed from; `placed` are the names of the pods that should keep it loaded."""
+    """What an Adapter's status is computed from.
+
+    `placed` are the names of the pods that should keep it loaded (while pods start or go, more than `replicas`),
+    `pods` the live ones of its Model, `model_replicas` how many of them there should be.
+    """
 
     adapter: Adapter
     pods: Sequence[PodFacts]
     placed: frozenset[str] = frozenset()
     replicas: int = 0
+    model_replicas: int = 0
     finding: Finding | None = None
+
+    @property
+    def desired(self) -> int:
+        """Pods that should hold it now."""
+        return min(self.replicas, len(self.placed))
 
 
 def adapter_status(
@@ -45,7 +55,7 @@ def adapter_status(
         observed_generation=generation,
         conditions=conditions(facts.adapter.status, (ready,), generation, now),
         ready_replicas=resident,
-        desired_replicas=len(facts.placed),
+        desired_replicas=facts.desired,
         placements=tuple(placements[:MOST_PLACEMENTS]),
     )
     return status, ready
@@ -65,7 +75,7 @@ def _ready(
     if facts.finding:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
     failed = [placement for placement in placements if placement.state == "Failed"]
-    if failed and resident < max(1, len(facts.placed)):
+    if failed and resident < max(1, facts.desired):
         first = failed[0]
         reason = states[first.pod].reason or "LoadFailed"
         return Verdict("Ready", "False", reason, f"{first.pod}: {first.message}", alarming=True)
@@ -73,16 +83,21 @@ def _ready(
 
 
 def _ready_by_count(facts: AdapterFacts, resident: int) -> Verdict:
-    model = facts.adapter.spec.model_ref.name
     if not facts.pods:
-        return Verdict("Ready", "True", "NoReplicas", f"Model {model} has no replicas; it is loaded when there are")
-    if len(facts.placed) < min(facts.replicas, len(facts.pods)):
-        message = (
-            f"placed on {len(facts.placed)} of {facts.replicas} replicas; the others are full of adapters of the same"
-        )
+        return _without_pods(facts)
+    if facts.desired < min(facts.replicas, len(facts.pods)):
+        message = f"placed on {facts.desired} of {facts.replicas} replicas; the others are full of adapters of the same"
         mend = "or a higher priority; raise lora.maxAdapters of the Model, its replicas, or this priority"
         return Verdict("Ready", "False", "CapacityExceeded", f"{message} {mend}", alarming=True)
-    if not facts.placed:
+    if not facts.desired:
         return Verdict("Ready", "True", "OnDemand", "it is loaded when a request comes")
-    count = f"resident on {resident} replicas, {len(facts.placed)} are wanted"
-    return Verdict("Ready", *(("True", "Resident") if resident >= len(facts.placed) else ("False", "Loading")), count)
+    if resident >= facts.desired:
+        return Verdict("Ready", "True", "Resident", f"resident on {resident} replicas")
+    return Verdict("Ready", "False", "Loading", f"resident on {resident} of {facts.desired} replicas")
+
+
+def _without_pods(facts: AdapterFacts) -> Verdict:
+    model = facts.adapter.spec.model_ref.name
+    if facts.model_replicas:
+        return Verdict("Ready", "False", "Loading", f"no replica of Model {model} is there yet")
+    return Verdict("Ready", "True", "NoReplicas", f"Model {model} has no replicas; it is loaded when there are")

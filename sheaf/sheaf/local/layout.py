@@ -1,6 +1,7 @@
 """Where `sheaf up` keeps its files; only the user may read them."""
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -64,6 +65,14 @@ class Layout:
             os.close(lock)
             if scratch is not None:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+    def note_run(self, run: str, url: str) -> None:
+        """Leave word of this run: its mark is in the environment (SHEAF_RUN) of each of its processes."""
+        text = json.dumps({"run": run, "pid": os.getpid(), "url": url})
+        try:
+            write_private(self.state / "run.json", text + "\n")
+        except OSError as error:
+            raise LayoutError(f"cannot write into {self.state}: {error.strerror}; free some space") from error
 
     def log(self, pod: str, part: str) -> Path:
         """The log file of a part (engine, agent, fetch) of a pod."""

@@ -20,7 +20,7 @@ from sheaf.local.journal import Journal
 from sheaf.local.layout import Layout
 from sheaf.local.ports import PortLease
 from sheaf.local.process import Command, Exit, Process, clean
-from sheaf.local.programs import PodAddresses, Programs, model_dir_in
+from sheaf.local.programs import PodAddresses, Programs, folder_here, model_dir_in
 from sheaf.local.resources import Lack, Machine
 from sheaf.local.supervisor import Supervisor, Task, restart_delay
 
@@ -153,6 +153,7 @@ class LocalPod:
 
     async def _fetch(self) -> None:
         failures = 0
+        self._model_dir = folder_here(self.template.spec.source) or self._model_dir
         while self._site.programs.needs_fetch(self.template.spec):
             found = await self._fetch_once()
             if isinstance(found, str):

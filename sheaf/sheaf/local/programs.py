@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import orjson
 from sheaf_crds import ModelSpec
@@ -42,8 +43,12 @@ class Programs:
         self.layout, self.marks = layout, marks
 
     def needs_fetch(self, spec: ModelSpec) -> bool:
-        """Whether weights are needed at all: the emulator goes without, but a path that is named must be there."""
-        return spec.engine.name != "emulator" or spec.source.startswith("file://")
+        """Whether the weights have to be brought, or why they are missing has to be said.
+
+        A folder here is used as it is. The emulator goes without weights, but a path that is named must be there.
+        """
+        here = spec.source.startswith("file://")
+        return folder_here(spec.source) is None if here else spec.engine.name != "emulator"
 
     def fetch(self, pod: str, spec: ModelSpec) -> Command:
         """Brings the weights; its last line says where they are."""
@@ -86,6 +91,14 @@ class Programs:
 
     def _env(self, pod: str) -> dict[str, str]:
         return {**self.marks, "SHEAF_POD": pod}
+
+
+def folder_here(source: str) -> str | None:
+    """The folder of a file:// source where it holds a model; None for every other source."""
+    if not source.startswith("file:///"):
+        return None
+    folder = Path(unquote(source.removeprefix("file://"))).resolve()
+    return str(folder) if (folder / "config.json").is_file() else None
 
 
 def model_dir_in(lines: tuple[str, ...]) -> str | None:

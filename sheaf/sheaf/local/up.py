@@ -68,6 +68,7 @@ class LocalSheaf:
         lease = PortLease(self.options.host, self.options.port)
         try:
             with self.layout.open():
+                self.layout.note_run(self.run_id, self.options.url)
                 await self._serve()
         finally:
             lease.close()
