@@ -238,7 +238,7 @@ async def test_metrics_count_what_was_done_under_bounded_labels(tmp_path: Path) 
 
 
 async def test_a_large_catalog_is_taken_and_costs_nothing_until_asked_for(tmp_path: Path) -> None:
-    entries = [{"name": f"adapter-{i}", "source": f"s3://bucket/{i}"} for i in range(5_000)]
+    entries = [{"name": f"adapter-{i}", "source": f"s3://bucket/{i}"} for i in range(1_000)]
     async with engine_running(FakeEngine()) as engine, agent_running(tmp_path, engine) as agent:
         answer = await agent.http.put("/v1/catalog", content=json.dumps({"generation": 1, "adapters": entries}))
         assert (answer.status_code, answer.json()["adapters"]) == (200, [])

@@ -30,7 +30,7 @@ class Watch:
         self.changes = 0
 
     async def look(self, now: float) -> None:
-        """One look: phase, figures, and residency unless a change of it was under way meanwhile."""
+        """One look; where the agent changed residency meanwhile, it tells the load only: the rest may be stale."""
         before = self.changes
         try:
             await self._client.check_health()
@@ -39,10 +39,12 @@ class Watch:
         except EngineDown as down:
             self._note_down(down, now)
             return
-        quiet = self.changes == before and not self._operating()
-        await self._note_up(figures, listing, quiet=quiet)
-        if quiet:
-            self._memory.resident = _residents(listing, figures, self._memory.resident, now)
+        self._slow = 0
+        self._memory.engine.load = figures.load
+        if self.changes == before and not self._operating():
+            await self._note_up(figures, listing, now)
+        elif self._is_same(figures):
+            self._memory.engine.phase = "Ready"
 
     def _operating(self) -> bool:
         return any(work != "Preparing" for work in self._memory.working.values())
@@ -60,17 +62,23 @@ class Watch:
         if down.gone:
             self._memory.resident = {}
 
-    async def _note_up(self, figures: Figures, listing: Listing, *, quiet: bool) -> None:
-        engine, self._slow = self._memory.engine, 0
-        vanished = quiet and bool(self._memory.resident.keys() - listing.adapters.keys())
-        if _is_new(engine, figures, closed=self._closed, vanished=vanished):
+    def _is_same(self, figures: Figures) -> bool:
+        return figures.started > 0 and figures.started == self._memory.engine.started
+
+    async def _note_up(self, figures: Figures, listing: Listing, now: float) -> None:
+        engine = self._memory.engine
+        vanished = bool(self._memory.resident.keys() - listing.adapters.keys())
+        new = _is_new(engine, figures, closed=self._closed, vanished=vanished)
+        if new:
             engine.epoch = max(engine.epoch + 1, int(figures.started))
-            engine.version = await self._client.version()
             self._forgive()
+        self._memory.resident = _residents(listing, figures, self._memory.resident, now)
         self._closed = False
-        engine.started, engine.load = figures.started, figures.load
+        engine.started = figures.started
         engine.block_size, engine.max_model_len = figures.block_size, listing.max_model_len
         engine.phase = "Ready"
+        if new:
+            engine.version = await self._client.version()
 
     def _forgive(self) -> None:
         failures = self._memory.failures
