@@ -239,6 +239,16 @@ async def test_parts_other_than_text_are_refused():
         assert response.status_code == 400
 
 
+@pytest.mark.parametrize(
+    "body", [{"prompt": "\\ud800"}, {"model": "\\ud800", "prompt": "x"}, {"prompt": "x", "n": 99999}]
+)
+async def test_odd_values_are_answered_not_failed_on(body):
+    async with emulator() as client:
+        content = json.dumps({"max_tokens": 1, **body}).replace("\\\\", "\\")
+        response = await client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+        assert response.status_code in (200, 400, 404)
+
+
 async def test_every_stream_tells_its_usage_where_the_server_says_so():
     async with emulator("--enable-force-include-usage", "--enable-prompt-tokens-details") as client:
         body = {"prompt": "hello", "max_tokens": 2, "stream": True}

@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from sheaf_engine.emulator import wire
-from sheaf_engine.emulator.errors import ApiError, PlainError
+from sheaf_engine.emulator.errors import SERVER_ERROR, ApiError, PlainError
 from sheaf_engine.emulator.exchange import ClientGoneError, Exchange, Receive, Reply, Send
 from sheaf_engine.emulator.faults import StreamResetError
 from sheaf_engine.emulator.protocol import (
@@ -37,22 +37,22 @@ class App:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._routes = self._table()
-        self._open = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send)
-        self._open += 1
         try:
             await self._handler(exchange)(exchange)
         except ApiError as error:
             await exchange.reply(Reply(error.body, error.status, headers=_allow(error, self._methods(exchange.path))))
         except ClientGoneError:
             pass
-        finally:
-            self._open -= 1
+        except Exception:  # noqa: BLE001 - whatever failed, the client is owed an answer
+            _log.exception("request failed", path=exchange.path)
+            if not exchange.started:
+                await exchange.reply(Reply(SERVER_ERROR.body, 500))
 
     def _table(self) -> dict[str, dict[str, Handler]]:
         options = self._service.options
@@ -148,10 +148,11 @@ class App:
 
     async def _embeddings(self, exchange: Exchange) -> None:
         body = await exchange.read(EmbeddingBody)
+        adapter = self._service.resolve(body.model)
         prompts = self._service.text_prompts(body.input)
         size = body.dimensions or EMBEDDING_SIZE
-        vectors = await exchange.while_connected(self._service.embed(prompts, body.model, size))
-        name = self._service.name_of(self._service.resolve(body.model))
+        vectors = await exchange.while_connected(self._service.embed(prompts, adapter, size))
+        name = self._service.name_of(adapter)
         tokens = sum(map(len, prompts))
         await exchange.reply(Reply(wire.embeddings(name, vectors, tokens, base64=body.encoding_format == "base64")))
 

@@ -21,6 +21,7 @@ class ApiError(Exception):
     """
 
     def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:
+        message = message.encode("utf-8", "replace").decode()
         super().__init__(message)
         self.status = status
         self.body = orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": status}})
@@ -32,6 +33,9 @@ class PlainError(ApiError):
     def __init__(self, status: int, detail: str | None = None) -> None:
         super().__init__(status, "")
         self.body = orjson.dumps({"detail": detail or HTTPStatus(status).phrase})
+
+
+SERVER_ERROR = ApiError(500, "The emulator failed; its log says why", "InternalServerError")
 
 
 def bad_parameter(name: str, message: str, value: object = None) -> ApiError:

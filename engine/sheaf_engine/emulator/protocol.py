@@ -15,6 +15,7 @@ from sheaf_engine.emulator.errors import ApiError, bad_parameter
 _INT64 = 2**63 - 1
 _MAX_LOGPROBS = 20
 _MAX_STOPS = 4
+_MAX_CHOICES = 16384
 TokenId = Annotated[int, Field(ge=0, strict=True)]
 Stops = Annotated[list[str], Field(max_length=_MAX_STOPS)]
 
@@ -111,6 +112,8 @@ class Sampling(Body):
             raise bad_parameter("temperature", message, self.temperature)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise bad_parameter("top_p", f"top_p must be in (0, 1], got {self.top_p}.", self.top_p)
+        if self.min_tokens < 0:
+            raise ApiError(400, f"min_tokens must be greater than or equal to 0, got {self.min_tokens}.")
         if "" in self.stops():
             raise ApiError(400, "stop cannot contain an empty string.")
         if (self.top_logprobs_count or 0) > _MAX_LOGPROBS:
@@ -121,6 +124,8 @@ class Sampling(Body):
         choices = 1 if self.n is None else self.n
         if choices < 1:
             raise ApiError(400, f"n must be at least 1, got {choices}.")
+        if choices > _MAX_CHOICES:
+            raise ApiError(400, f"n must be at most {_MAX_CHOICES}, got {choices}.")
         if choices > 1 and self.temperature == 0:
             raise ApiError(400, f"n must be 1 when using greedy sampling, got {choices}.")
 
@@ -220,7 +225,7 @@ class EmbeddingBody(Body):
     model: str | None = None
     input: list[TokenId] | list[list[TokenId]] | str | list[str]
     encoding_format: str = "float"
-    dimensions: int | None = Field(None, ge=1)
+    dimensions: int | None = Field(None, ge=1, le=8192)
 
 
 class TokenizeBody(Body):

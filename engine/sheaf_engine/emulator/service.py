@@ -184,13 +184,15 @@ class Service:
         answer.start()
         return answer
 
-    async def embed(self, prompts: Sequence[Sequence[int]], model: str | None, size: int) -> list[list[float]]:
+    async def embed(
+        self, prompts: Sequence[Sequence[int]], adapter: ServedAdapter | None, size: int
+    ) -> list[list[float]]:
         """One unit vector for each prompt: texts with common tokens are near each other.
 
         Raises:
-            ApiError: 400 or 404 where it cannot be.
+            ApiError: 400 where it cannot be.
         """
-        adapter = self.resolve(model)
+        name = self.name_of(adapter)
         answer = Answer(self.core)
         for tokens in prompts:
             self.check_prompt(tokens, 1)
@@ -201,7 +203,7 @@ class Service:
             await answer.finished()
         finally:
             answer.abort()
-        return [_embedding(tokens, self._speaker(adapter).name, size) for tokens in prompts]
+        return [_embedding(tokens, name, size) for tokens in prompts]
 
     async def load(self, name: str, path: str, *, in_place: bool) -> str:
         """Load an adapter; one at a time for each name.

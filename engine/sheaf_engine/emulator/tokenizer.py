@@ -125,7 +125,8 @@ class FileTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, special tokens recognised as vLLM does."""
-        return list(self._fast.encode(text, add_special_tokens=False).ids)
+        whole = text.encode("utf-8", "replace").decode()
+        return list(self._fast.encode(whole, add_special_tokens=False).ids)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token."""

@@ -1,6 +1,6 @@
 """The coefficients of the timing model, with presets.
 
-The presets other than those that docs/timing-model.md lists as measured are estimates from public hardware figures
+The presets are estimates from public hardware figures
 (weights read once a step at 80 % of the memory bandwidth, prefill at 40 to 50 % of the dense 16-bit peak): right in
 shape and order of size, wrong by tens of per cent. Fit your own from a real engine before you buy hardware by them.
 """
