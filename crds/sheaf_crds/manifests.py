@@ -71,8 +71,13 @@ class Located:
 class Manifests:
     """What a set of files declares, and everything that is wrong with them, by file and line."""
 
-    objects: tuple[KubeObject, ...] = ()
+    located: tuple[Located, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def objects(self) -> tuple[KubeObject, ...]:
+        """The objects that are right by themselves, each once."""
+        return tuple(located.item for located in self.located)
 
     def declared(self) -> Declared:
         """The objects by kind."""
@@ -265,4 +270,4 @@ def parse(files: Iterable[ManifestFile], surroundings: Surroundings | None = Non
     outside = (p for one in reading.located.values() for p in _outside(one, surroundings or Surroundings()))
     problems = (*reading.problems, *reading.judge_together(), *outside)
     by_place = sorted(problems, key=lambda problem: (order[problem.file], problem.line))
-    return Manifests(tuple(located.item for located in reading.located.values()), tuple(by_place))
+    return Manifests(tuple(reading.located.values()), tuple(by_place))

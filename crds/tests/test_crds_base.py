@@ -55,9 +55,10 @@ def test_a_duration_is_written_as_people_write_it(seconds: float, text: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("512Mi", 2**29), ("4Gi", 2**32), ("1k", 1000), ("0.5Gi", 2**29), ("7", 7), ("1.1k", 1100)]
+    ("text", "size"),
+    [("512Mi", 2**29), ("4Gi", 2**32), ("1k", 1000), ("0.5Gi", 2**29), ("7", 7), ("1.1k", 1100), (9, 9)],
 )
-def test_a_size_is_a_kubernetes_quantity(text: str, size: int) -> None:
+def test_a_size_is_a_kubernetes_quantity(text: object, size: int) -> None:
     assert parse_size(text) == size
 
 

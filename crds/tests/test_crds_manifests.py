@@ -59,6 +59,12 @@ def test_what_is_no_text_is_refused(content: bytes, line: str) -> None:
     assert lines(content) == [line]
 
 
+def test_what_a_user_needs_to_write_is_short() -> None:
+    manifests = parse([ManifestFile("x", (Path(__file__).parent / "short.yaml").read_bytes())])
+    assert manifests.problems == ()
+    assert [item.name for item in manifests.objects] == ["smollm2", "pirate", "chat", "steady"]
+
+
 def test_an_empty_file_declares_nothing() -> None:
     assert parse([ManifestFile("x", b""), ManifestFile("y", b"---\n# nothing\n---\n")]) == parse([])
 
