@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,16 @@ def bare_vllm(model: Path, name: str, adapters: dict[str, Path], arguments: Sequ
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), *arguments]
     command += ["--lora-modules", *(f"{adapter}={path}" for adapter, path in adapters.items())]
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, text=True, env={**os.environ, **VLLM_ENV})
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, text=True, env={**os.environ, **VLLM_ENV}, start_new_session=True
+        )
         try:
             await_health(f"http://127.0.0.1:{port}/health", process, log)
             yield f"http://127.0.0.1:{port}"
         finally:
             stop(process)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def await_health(url: str, process: subprocess.Popen[str], log: Path, timeout: float = 240.0) -> None:

@@ -109,11 +109,13 @@ async def stream(client: openai.AsyncOpenAI, model: str, prompt: str) -> list[in
     return tokens
 
 
-def differs(got: list[int], answer: tuple[list[int], list[float]]) -> bool:
-    """Whether the answers differ, other than from a tie on."""
+def difference(got: list[int], answer: tuple[list[int], list[float]]) -> str:
+    """Where the answers differ, other than from a tie on; empty where they do not."""
     expected, gaps = answer
     first = next((i for i, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b), None)
-    return first is not None and gaps[first] > TIE
+    if first is None or gaps[first] <= TIE:
+        return ""
+    return f"token {first}: {got[first]} instead of {expected[first]}, which led by {gaps[first]:.4f}"
 
 
 async def test_under_concurrent_streams_every_adapter_answers_as_it_does_alone(
@@ -122,8 +124,10 @@ async def test_under_concurrent_streams_every_adapter_answers_as_it_does_alone(
     asked = [(model, prompt) for _ in range(3) for model in MODELS for prompt in PROMPTS]
     async with openai.AsyncOpenAI(base_url=f"{sheaf.url}/v1", api_key="none", max_retries=0) as client:
         got = await asyncio.gather(*(stream(client, model, prompt) for model, prompt in asked))
-    wrong = [(key, tokens) for key, tokens in zip(asked, got, strict=True) if differs(tokens, alone[key])]
-    assert wrong == []
+    found = {
+        (model, prompt[:12]): difference(t, alone[model, prompt]) for (model, prompt), t in zip(asked, got, strict=True)
+    }
+    assert {key: text for key, text in found.items() if text} == {}
 
 
 def test_the_adapters_answers_differ_from_each_other_and_from_the_base(
