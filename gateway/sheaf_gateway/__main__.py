@@ -3,6 +3,7 @@ impossible."""
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(flags.pop("config"), flags)
         _log_json()
+        gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_until_signal(config))
     except ConfigError as error:

@@ -67,21 +67,23 @@ def ask(request_id: str, served: Served, caller: Caller, fleet: Fleet, prompt: b
 def door(sequence: str, served: Served, caller: Caller, fleet: Fleet, *, slots: int, cost: float) -> Door:
     """What admission reads: `slots` requests fit in at once, `cost` is in tokens."""
     promise = served.promise
-    scopes: list[ScopedRate] = []
-    if caller.name:
-        scopes.append((f"key `{caller.name}`", caller.limits))
-    if promise.name:
-        scopes.append((f"tenant `{caller.tenant or 'default'}` by SLO `{promise.name}`", promise.limits))
     return Door(
         request_id=sequence,
         model=served.model,
         availability=fleet.availability(served),
         slots=slots,
-        scopes=tuple(scopes),
+        scopes=_scopes(served, caller) if caller.name or promise.name else (),
         tokens=cost,
         max_queue=promise.max_queue,
         max_wait=promise.max_wait,
     )
+
+
+def _scopes(served: Served, caller: Caller) -> tuple[ScopedRate, ...]:
+    promise = served.promise
+    key = ((f"key `{caller.name}`", caller.limits),) if caller.name else ()
+    tenant = f"tenant `{caller.tenant or 'default'}` by SLO `{promise.name}`"
+    return (*key, (tenant, promise.limits)) if promise.name else key
 
 
 def check_media(request: Request) -> None:

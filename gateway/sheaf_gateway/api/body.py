@@ -7,7 +7,7 @@ tools, then role and content by message.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -40,8 +40,8 @@ class _Base(msgspec.Struct):
     stream: bool | None = None
     n: int | None = None
 
-    def parts(self) -> Iterator[bytes]:
-        yield from ()
+    def parts(self) -> list[bytes]:
+        return []
 
     def tokens(self) -> int | None:
         return None
@@ -59,9 +59,8 @@ class _Chat(_Base):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
 
-    def parts(self) -> Iterator[bytes]:
-        yield bytes(self.tools)
-        yield from _messages(self.messages)
+    def parts(self) -> list[bytes]:
+        return _messages([bytes(self.tools)], self.messages)
 
     def tokens(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
@@ -71,8 +70,8 @@ class _Completion(_Base):
     prompt: Any = None
     max_tokens: int | None = None
 
-    def parts(self) -> Iterator[bytes]:
-        yield _text(self.prompt)
+    def parts(self) -> list[bytes]:
+        return [_text(self.prompt)]
 
     def tokens(self) -> int | None:
         return self.max_tokens
@@ -84,8 +83,8 @@ class _Responses(_Base):
     tools: msgspec.Raw = msgspec.Raw(b"")
     max_output_tokens: int | None = None
 
-    def parts(self) -> Iterator[bytes]:
-        yield from (bytes(self.tools), _text(self.instructions), _text(self.input))
+    def parts(self) -> list[bytes]:
+        return [bytes(self.tools), _text(self.instructions), _text(self.input)]
 
     def tokens(self) -> int | None:
         return self.max_output_tokens
@@ -97,9 +96,8 @@ class _Messages(_Base):
     tools: msgspec.Raw = msgspec.Raw(b"")
     max_tokens: int | None = None
 
-    def parts(self) -> Iterator[bytes]:
-        yield from (bytes(self.tools), _text(self.system))
-        yield from _messages(self.messages)
+    def parts(self) -> list[bytes]:
+        return _messages([bytes(self.tools), _text(self.system)], self.messages)
 
     def tokens(self) -> int | None:
         return self.max_tokens
@@ -188,12 +186,13 @@ def _wrong_type(text: str) -> ApiError:
     return ApiError(400, code, f"The request body is wrong{place}: {what}.", param=param)
 
 
-def _messages(messages: list[_Message]) -> Iterator[bytes]:
+def _messages(parts: list[bytes], messages: list[_Message]) -> list[bytes]:
     for message in messages:
-        yield message.role.encode()
-        yield _text(message.content)
+        parts.append(message.role.encode())
+        parts.append(_text(message.content))
         if message.tool_calls is not None:
-            yield _text(message.tool_calls)
+            parts.append(_text(message.tool_calls))
+    return parts
 
 
 def _text(value: Any) -> bytes:

@@ -102,8 +102,7 @@ class Inference:
 
     def slots(self, model: str) -> int:
         """Requests that the ready pods of a Model take at once."""
-        ready = sum(pod.ready for pod in self.store.fleet.pods_of(model))
-        return ready * self.rules.max_inflight_per_pod
+        return self.store.fleet.ready.get(model, 0) * self.rules.max_inflight_per_pod
 
     def finished(self, asked: Asked, record: Record, ending: Ending) -> None:
         """Account for a call that is over, and call in who waits."""
@@ -174,9 +173,7 @@ class Inference:
             if further > 0:
                 meters.tpot((ending.last_at - ending.opened_at - ttft) / further)
         if usage.prompt is not None:
-            meters.prompt_tokens(usage.prompt)
-            meters.cached_tokens(usage.cached or 0)
-            meters.output_tokens(usage.output or 0)
+            meters.reported(usage.prompt, usage.cached or 0, usage.output or 0)
 
     def _fleet_changed(self, fleet: Fleet) -> None:
         self.router.keep([pod for pods in fleet.pods.values() for pod in pods])

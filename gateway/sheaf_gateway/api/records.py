@@ -5,7 +5,7 @@ import msgspec
 from sheaf_gateway.routing.choose import Decision
 
 
-class Attempt(msgspec.Struct):
+class Attempt(msgspec.Struct, gc=False):
     """One attempt: the decision and what became of it (`outcome` is a word for programs)."""
 
     decision: Decision
@@ -14,7 +14,7 @@ class Attempt(msgspec.Struct):
     loaded_adapter: bool = False
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """One request. Times are Unix seconds and milliseconds; tokens are what the engine reported, None where
     it did not."""
 

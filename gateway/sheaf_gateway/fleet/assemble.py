@@ -59,11 +59,9 @@ def grouped(version: int, served: Mapping[str, Served], pods: Iterable[Pod]) -> 
     by_model: dict[str, list[Pod]] = {}
     for pod in sorted(pods, key=lambda pod: pod.name):
         by_model.setdefault(pod.model, []).append(pod)
-    return Fleet(
-        version=version,
-        served=served,
-        pods=MappingProxyType({model: tuple(found) for model, found in by_model.items()}),
-    )
+    found = {model: tuple(pods) for model, pods in by_model.items()}
+    ready = {model: sum(pod.ready for pod in pods) for model, pods in found.items()}
+    return Fleet(version=version, served=served, pods=MappingProxyType(found), ready=MappingProxyType(ready))
 
 
 def promise(slo: SLO) -> Promise:

@@ -87,11 +87,12 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything declared and every pod, at one moment."""
+    """Everything declared, every pod, and the number of ready pods by Model, at one moment."""
 
     version: int = 0
     served: Mapping[str, Served] = MappingProxyType({})
     pods: Mapping[str, tuple[Pod, ...]] = MappingProxyType({})
+    ready: Mapping[str, int] = MappingProxyType({})
 
     def pods_of(self, model: str) -> tuple[Pod, ...]:
         """Pods of a Model, ready or not, by rising name."""
@@ -105,7 +106,6 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     def availability(self, served: Served) -> Availability:
         """Whether anything could answer now, will soon, or is wanted at all."""
-        pods = self.pods_of(served.model)
-        if any(pod.ready for pod in pods):
+        if self.ready.get(served.model):
             return "Ready"
-        return "Zero" if served.replicas == 0 and not pods else "Starting"
+        return "Zero" if served.replicas == 0 and not self.pods_of(served.model) else "Starting"

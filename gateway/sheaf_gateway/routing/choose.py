@@ -19,8 +19,11 @@ Mode = Literal["Normal", "Panic", "Draining", "None"]
 
 PANIC_SHARE = 0.5
 
+_EXPLAINED = "%s; 1 of %d; %.1f ms = queue %.1f + prefill %.1f + adapter %.1f + harm %.1f; cached %d B"
+_MAX_EXPLAINED = 199
 
-class PodFacts(msgspec.Struct, frozen=True):
+
+class PodFacts(msgspec.Struct, frozen=True, gc=False):
     """One pod as this request would meet it. `cached_bytes` of the prompt are expected in its KV cache."""
 
     pod: str
@@ -29,7 +32,7 @@ class PodFacts(msgspec.Struct, frozen=True):
     work: Work
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One pod in a decision record; terms are milliseconds."""
 
     pod: str
@@ -38,7 +41,7 @@ class Candidate(msgspec.Struct, frozen=True):
     terms: Terms
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Where a request goes and what was weighed; `pod` is None where there was nothing to choose."""
 
     pod: str | None
@@ -86,11 +89,6 @@ def explain(decision: Decision) -> str:
     chosen = decision.chosen()
     if chosen is None:
         return f"no pod of {len(decision.candidates)} can answer"
-    terms = chosen.terms
-    parts = " + ".join(f"{name} {_ms(getattr(terms, name))}" for name in ("queue", "prefill", "adapter", "harm"))
-    where = f"{decision.mode.lower()}; 1 of {len(decision.candidates)}"
-    return f"{where}; {_ms(terms.total)} ms = {parts}; cached {chosen.cached_bytes} B"
-
-
-def _ms(value: float) -> str:
-    return f"{round(value, 1):g}"
+    t = chosen.terms
+    where = (decision.mode.lower(), len(decision.candidates))
+    return (_EXPLAINED % (*where, t.total, t.queue, t.prefill, t.adapter, t.harm, chosen.cached_bytes))[:_MAX_EXPLAINED]

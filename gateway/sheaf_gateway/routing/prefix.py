@@ -7,6 +7,7 @@ end of block i, under the same identity. A tail shorter than a block has no hash
 of a block.
 """
 
+import functools
 from collections.abc import Iterable
 
 import xxhash
@@ -16,6 +17,7 @@ _START = b"\x1e"
 _FIELD = b"\x1f"
 
 
+@functools.lru_cache(maxsize=4096)
 def seed(model: str, adapter: str | None, digest: str, salt: str) -> int:
     """The start of the chain: one number for each (model, adapter, digest, tenant salt)."""
     parts = (model, adapter or "", digest, salt)
