@@ -100,6 +100,9 @@ class FakeEngine:
     running: int = 0
     healthy: bool = True
     load_gate: asyncio.Event | None = None
+    health_gate: asyncio.Event | None = None
+    lists: dict[str, str] = field(default_factory=dict)
+    nonsense: bool = False
     url: str = ""
 
     def restart(self) -> None:
@@ -111,14 +114,19 @@ class FakeEngine:
         return [name for kind, name, _ in self.calls if kind == "load"]
 
     async def health(self, _: Request) -> Response:
+        if self.health_gate is not None:
+            await self.health_gate.wait()
         return Response(status_code=200 if self.healthy else 503)
 
     async def version(self, _: Request) -> Response:
-        return JSONResponse({"version": "0.32.0"})
+        return JSONResponse({"version": "0.32.0"}) if self.started else PlainTextResponse("no", 500)
 
     async def models(self, _: Request) -> Response:
         base = {"id": "base", "root": "/models/base", "parent": None, "max_model_len": 2048}
-        cards = [{"id": name, "root": path, "parent": "base"} for name, path in self.adapters.items()]
+        if self.nonsense:
+            return JSONResponse({"data": 7})
+        adapters = self.adapters | {name: path for name, path in self.lists.items() if name in self.adapters}
+        cards = [{"id": name, "root": path, "parent": "base"} for name, path in adapters.items()]
         return JSONResponse({"object": "list", "data": [base, *cards]})
 
     async def metrics(self, _: Request) -> Response:

@@ -55,10 +55,28 @@ def _fetch(arguments: list[str]) -> int:
     )
     parse_source(given.source)
     _say(f"fetching {given.source}")
-    folder, new = fetch_model(given.source, given.to, outside, Budget.of(given.size_limit, given.timeout))
+    budget = Budget.of(given.size_limit, given.timeout)
+    budget.tell = _Progress(given.source).tell
+    folder, new = fetch_model(given.source, given.to, outside, budget)
     _say("fetched" if new else "already there")
     _say(f"model-dir {folder}")
     return 0
+
+
+class _Progress:
+    """One line for every 256 MiB that arrived."""
+
+    STEP = 256 * 2**20
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._due = self.STEP
+
+    def tell(self, used: int) -> None:
+        """Note how many bytes arrived so far."""
+        if used >= self._due:
+            self._due = used + self.STEP
+            _say(f"fetching {self._source}: {used // 2**20} MiB")
 
 
 def _fetch_parser() -> argparse.ArgumentParser:

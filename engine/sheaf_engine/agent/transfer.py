@@ -50,6 +50,7 @@ class Budget:
     deadline: float
     stop: Event = field(default_factory=Event)
     used: int = 0
+    tell: Callable[[int], None] | None = None
 
     @classmethod
     def of(cls, limit: int, seconds: float, stop: Event | None = None) -> "Budget":
@@ -59,6 +60,8 @@ class Budget:
     def spend(self, size: int) -> None:
         """Count bytes that arrived; AdapterError where that is too much, too late, or the agent stops."""
         self.used += size
+        if self.tell is not None:
+            self.tell(self.used)
         if self.used > self.limit:
             raise AdapterError(
                 Reason.SIZE_LIMIT_EXCEEDED,
