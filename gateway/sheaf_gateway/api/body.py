@@ -18,6 +18,7 @@ from sheaf_gateway.routing.prefix import render
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?([^`]*)`)?$", re.DOTALL)
 _TOKEN_FIELDS_MAX = 2**31 - 1
 
@@ -164,9 +165,9 @@ def _check_depth(raw: bytes, max_depth: int) -> None:
     """Where there are more opening brackets than levels allowed, take strings out and peel level by level."""
     if raw.count(b"[") + raw.count(b"{") <= max_depth:
         return
-    brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
+    brackets = _STRING.sub(b"", raw).translate(_ALL_SQUARE, _NOT_BRACKETS)
     for _ in range(max_depth):
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        brackets = brackets.replace(b"[]", b"")
         if not brackets:
             return
     raise _too_deep(max_depth)

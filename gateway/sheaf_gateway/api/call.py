@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from sheaf_gateway.admission.admission import Admit, Wait
 from sheaf_gateway.api import errors, failures
@@ -33,6 +34,8 @@ from sheaf_gateway.routing.router import Ticket
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
+
+log = structlog.get_logger(__name__)
 
 MAX_HELD = 4 * 2**20
 _USAGE_TAIL = 8192
@@ -101,7 +104,7 @@ class Call:
         self._finished = False
         self._tried: frozenset[str] = frozenset()
         self._last_error: ApiError | None = None
-        self._loading: asyncio.Task[None] | None = None
+        self._loading: asyncio.Future[None] | None = None
         self._clear()
 
     # The door.
@@ -141,21 +144,26 @@ class Call:
         if pod.holds(ask.adapter, ask.digest):
             self._send()
         else:
-            self._loading = asyncio.ensure_future(self._load())
+            self._load()
 
-    async def _load(self) -> None:
-        adapter = self._asked.served.name
+    def _load(self) -> None:
         self.record.attempts[-1].loaded_adapter = True
         started = self._core.now()
-        try:
-            await self._core.loader.load(self._pod, adapter)
-        except AgentError as error:
-            self._loading = None
-            self._again(f"load_{error.code}", failures.load_failed(adapter, error))
-            return
+        self._loading = asyncio.ensure_future(self._core.loader.load(self._pod, self._asked.served.name))
+        self._loading.add_done_callback(lambda task: self._loaded(task, started))
+
+    def _loaded(self, task: asyncio.Future[None], started: float) -> None:
         self._loading = None
-        self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
-        if not self._finished:
+        error = None if task.cancelled() else task.exception()
+        if self._finished:
+            return
+        if isinstance(error, AgentError):
+            self._again(f"load_{error.code}", failures.load_failed(self._asked.served.name, error))
+        elif error is not None or task.cancelled():
+            log.error("load_broke_off", request_id=self.record.request_id, exc_info=error)
+            self.fail(failures.no_pod(self._asked.ask.model))
+        else:
+            self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
             self._send()
 
     def _send(self) -> None:

@@ -28,6 +28,7 @@ from sheaf_gateway.fleet.view import Fleet
 from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
 from sheaf_gateway.proxy.types import Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
+from sheaf_gateway.routing.cost import tokens
 from sheaf_gateway.routing.router import Router
 
 log = structlog.get_logger(__name__)
@@ -111,14 +112,13 @@ class Inference:
         record.prompt_tokens, record.cached_tokens, record.output_tokens = usage.prompt, usage.cached, usage.output
         self.ids.leave(asked.sent_id)
         if ending.admitted:
-            self._release(asked.door, usage.total(), seconds)
+            self._release(asked.door, _used_tokens(record, ending), seconds)
         self._measure(record, ending, seconds)
         if self.rules.access_log:
             _log_request(asked, record)
 
-    def _release(self, door: Door, used: int | None, seconds: float) -> None:
-        measured = float(used) if used is not None else None
-        self.admission.release(door, self.now(), used_tokens=measured, service_s=seconds)
+    def _release(self, door: Door, used: float | None, seconds: float) -> None:
+        self.admission.release(door, self.now(), used_tokens=used, service_s=seconds)
         if self.admission.waiting(door.model):
             self.waiting.call_in(door.model, self.slots(door.model))
 
@@ -182,6 +182,14 @@ class Inference:
         for model in fleet.pods:
             if self.admission.waiting(model):
                 self.waiting.call_in(model, self.slots(model))
+
+
+def _used_tokens(record: Record, ending: Ending) -> float | None:
+    """What a request is charged: nothing where it failed, what the engine reports, else what was streamed."""
+    used = 0 if record.status >= 400 else ending.usage.total()
+    if used is None and ending.events:
+        return tokens(record.prompt_bytes) + ending.events
+    return used
 
 
 def _log_request(asked: Asked, record: Record) -> None:
