@@ -22,11 +22,12 @@ class Step:
 
     segments: Segments
     slots: frozenset[int] = field(init=False)
-    rows: list[slice | torch.Tensor] = field(init=False)
+    end: int = field(init=False)
     _splits: "dict[int, tuple[Segments, list[int]]]" = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.slots = frozenset(self.segments.slots.tolist())
+        self.end = int(self.segments.tokens.max(initial=-1)) + 1
 
     def split(self, crossover: int) -> tuple[Segments, list[int]]:
         """The segments shorter than ``crossover`` as a batch of their own, and the numbers of the others."""
@@ -75,8 +76,24 @@ class Call:
             self.fields[where] = table.ctypes.data
         self.passes = grouped.compiled(layer.storage) if layer.storage and self.crossover else ()
         self.address = self.fields.ctypes.data
+        self.outputs = int((self.offsets + layer.widths).max())
         self.scale = self.fields[grouped.SCALE_BITS :].view(np.float32)
         self.multiplications = layer.rank * (layer.depth * layer.slices + int(layer.widths.sum()))
+
+    def check(self, y: torch.Tensor, x: torch.Tensor, step: Step) -> None:
+        """Refuse what compiled code would read or write outside of these tensors.
+
+        Raises:
+            ValueError: said why.
+        """
+        if min(x.shape[0], y.shape[0]) < step.end:
+            raise ValueError(f"the batch has {step.end} tokens: x has {x.shape[0]} rows and y {y.shape[0]}")
+        if x.shape[1] != self.layer.depth or y.shape[1] < self.outputs:
+            raise ValueError(
+                f"x {tuple(x.shape)} and y {tuple(y.shape)} do not fit [{self.layer.depth}, {self.outputs}]"
+            )
+        if max(step.slots) >= self.layer.capacity:
+            raise ValueError(f"slot {max(step.slots)} is behind the last of {self.layer.capacity}")
 
     def fill(self, segments: Segments, scale: float) -> None:
         """Point at a batch."""
@@ -120,11 +137,12 @@ class CpuKernels:
         """``y += scale * (x A) B`` in place; ``x`` is [T, H], ``y`` [T, outputs], rows of the step's batch.
 
         Raises:
-            ValueError: the shapes do not fit the layer.
+            ValueError: the tensors do not fit the layer or the step.
         """
         if not step.slots:
             return
         layer = call.layer
+        call.check(y, x, step)
         layer.refresh(step.slots)
         plain = layer.storage is None or not y.dtype == x.dtype == layer.dtype or y.stride(1) != 1
         short, long = step.split(0 if plain else call.crossover)
@@ -176,3 +194,27 @@ def _gemm(
         else:
             update = (part.float() @ a.float().T) @ b.float().T
             target[rows] = (target[rows].float() + scale * update).to(y.dtype)
+
+
+def shrink(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, step: Step, scale: float) -> None:
+    """Pass one alone, for adapters sharded over devices: ``y[t, :R] = scale * x[t] @ a[slot].T``.
+
+    ``y`` is [T, R] float32, ``a`` [slots, 1, R, H]; rows of tokens without adapter become zero.
+    """
+    y.zero_()
+    for number, slot in enumerate(step.segments.slots.tolist()):
+        rows = step.rows_of(number)
+        y[rows, : a.shape[-2]] = scale * (x[rows].float() @ a[slot].reshape(a.shape[-2:]).float().T)
+
+
+def expand(y: torch.Tensor, x: torch.Tensor, b: torch.Tensor, step: Step, *, accumulate: bool = True) -> None:
+    """Pass two alone: ``y[t, :O] += x[t] @ b[slot].T``, or ``=`` without ``accumulate`` (zero where no adapter is).
+
+    ``x`` is [T, R], ``b`` [slots, 1, O, R], ``y`` [T, at most O].
+    """
+    if not accumulate:
+        y.zero_()
+    for number, slot in enumerate(step.segments.slots.tolist()):
+        rows = step.rows_of(number)
+        matrix = b[slot].reshape(b.shape[-2:])[: y.shape[1]].float()
+        y[rows] = (y[rows].float() + x[rows].float() @ matrix.T).to(y.dtype)

@@ -17,8 +17,9 @@ RTLD_NOLOAD = 4
 
 
 def _candidates() -> list[str | None]:
-    beside_torch = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("lib*omp*.so*"))
-    return [None, *beside_torch]
+    package = Path(torch.__file__).parent
+    folders = (package / "lib", package.parent / "torch.libs")
+    return [None, *(str(path) for folder in folders for path in sorted(folder.glob("lib*omp*.so*")))]
 
 
 @cache

@@ -1,0 +1,115 @@
+"""Real vLLM with Sheaf's kernels says what stock vLLM says, for many adapters in one batch and for each alone."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from running_sheaf import bare_vllm
+from tiny_models import tiny_adapter, tiny_llama
+
+RANKS = {"ewe": 8, "ram": 16, "lamb": 4, "wether": 16}
+NAMES = ["base", *RANKS]
+ARGUMENTS = ["--enable-lora", "--max-loras", str(len(RANKS)), "--max-lora-rank", "16", "--block-size", "32"]
+ARGUMENTS += ["--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "16"]
+PROMPTS = [
+    "The capital of France is",
+    "A sheaf binds many stalks together; one band holds them all, " * 6,
+    "Please write a short poem about the sea.",
+]
+TIE = 1e-4
+
+
+@dataclass(frozen=True)
+class Said:
+    """A greedy answer: the tokens, and at each step how far the best token was ahead of the second best."""
+
+    tokens: tuple[str, ...]
+    leads: tuple[float, ...]
+
+
+def ask(url: str, model: str, prompt: str) -> Said:
+    body = {"model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "logprobs": 2, "ignore_eos": True}
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=120).raise_for_status().json()
+    logprobs = answer["choices"][0]["logprobs"]
+    leads = [max(top.values()) - min(top.values()) if len(top) > 1 else 0.0 for top in logprobs["top_logprobs"]]
+    return Said(tuple(logprobs["tokens"]), tuple(leads))
+
+
+def alone(url: str) -> dict[tuple[str, str], Said]:
+    return {(name, prompt): ask(url, name, prompt) for name in NAMES for prompt in PROMPTS}
+
+
+def together(url: str) -> dict[tuple[str, str], Said]:
+    asked = [(name, prompt) for prompt in PROMPTS for name in NAMES]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return dict(zip(asked, pool.map(lambda pair: ask(url, *pair), asked), strict=True))
+
+
+def kernels(url: str) -> str:
+    lines = httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text.splitlines()
+    return next(line for line in lines if line.startswith("sheaf:kernels_info{"))
+
+
+@dataclass
+class Engine:
+    url: str
+    log: Path
+
+
+def serve(tmp: Path, switch: str, *arguments: str) -> Iterator[Engine]:
+    adapters = {name: tiny_adapter(seed, rank) for seed, (name, rank) in enumerate(RANKS.items(), 1)}
+    log = tmp / f"vllm-{switch}.log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHEAF_KERNELS", switch)
+        with bare_vllm(tiny_llama(), "base", adapters, [*ARGUMENTS, *arguments], log) as url:
+            yield Engine(url, log)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Said]:
+    """What stock vLLM says when asked one thing at a time."""
+    for engine in serve(tmp_path_factory.mktemp("stock"), "off", "--enforce-eager"):
+        assert 'kernels="stock"' in kernels(engine.url)
+        assert "sheaf_or_stock_wrapper" not in engine.log.read_text()
+        return alone(engine.url)
+    raise AssertionError("no engine")
+
+
+@pytest.fixture(scope="module", params=["eager", "compiled graph"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    arguments = ["--enforce-eager"] if request.param == "eager" else []
+    yield from serve(tmp_path_factory.mktemp("sheaf"), "auto", *arguments)
+
+
+def same(got: Said, wanted: Said) -> bool:
+    """Equal tokens up to the first tie: from there on the two are different texts."""
+    for mine, theirs, lead in zip(got.tokens, wanted.tokens, wanted.leads, strict=True):
+        if mine != theirs:
+            return lead < TIE
+    return True
+
+
+def test_sheafs_kernels_run_and_say_so(engine: Engine) -> None:
+    assert 'kernels="sheaf"' in kernels(engine.url)
+    log = engine.log.read_text()
+    assert "Sheaf kernels: sheaf (CPU)" in log
+    assert "Using sheaf_or_stock_wrapper" in log
+
+
+def test_the_adapters_differ_from_each_other_and_from_the_base(expected: dict[tuple[str, str], Said]) -> None:
+    assert len({expected[name, PROMPTS[0]].tokens for name in NAMES}) == len(NAMES)
+
+
+def test_each_alone_says_what_stock_vllm_says(engine: Engine, expected: dict[tuple[str, str], Said]) -> None:
+    got = alone(engine.url)
+    assert [key for key in expected if not same(got[key], expected[key])] == []
+
+
+def test_all_in_one_batch_say_what_each_says_alone(engine: Engine, expected: dict[tuple[str, str], Said]) -> None:
+    """Requests for the base model share batches with those of adapters here, and must not feel them."""
+    for _ in range(2):
+        got = together(engine.url)
+        assert [key for key in expected if not same(got[key], expected[key])] == []
