@@ -1,19 +1,22 @@
-"""What the proxy layer costs by itself: `python bench/proxy_microbench.py [--seconds 4] [--connections 32]`.
+"""What the proxy layer costs by itself: `python bench/proxy_microbench.py [--seconds 2] [--repeats 5]`.
 
-Three processes on loopback: an engine (the proxy's own server, echoing a 740-byte reply or a paced stream),
-a gateway (server, relay and pool, no decisions) and this one as the load. The figure that does not depend
-on who else runs on the machine is the gateway's own CPU time per request and per streamed chunk, from
-`process_time`; requests per second and core are its inverse. Prints one JSON object.
+Processes on loopback: an engine (the proxy's own server, answering 740 bytes or a paced stream), a gateway
+(server, relay and pool, no decisions), a splice (a byte copier on the same event loop: the floor) and this
+one as the load. Reported is the median CPU time of the process in the middle per request and per streamed
+chunk, whose inverse is what one core can do. On a busy machine compare with the splice of the same run.
 """
 
 import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import platform
 import socket
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from statistics import median
 from typing import cast
 
 import uvloop
@@ -73,6 +76,53 @@ def run_gateway(pipe: Connection, engine_port: int) -> None:
         await until_told(pipe, server.port)
         await server.close(0)
         await pool.close()
+
+    uvloop.run(main())
+
+
+class Splice(asyncio.Protocol):
+    """One half of a byte copier: the least that two sockets and an event loop cost."""
+
+    other: asyncio.Transport
+
+    def __init__(self, engine_port: int = 0) -> None:
+        self.engine_port = engine_port
+        self.early: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Dial the engine, if this is the client's half."""
+        self.transport = cast("asyncio.Transport", transport)
+        if self.engine_port:
+            self.dialling = asyncio.ensure_future(self.dial())
+
+    async def dial(self) -> None:
+        """Connect the other half."""
+        loop = asyncio.get_running_loop()
+        transport, half = await loop.create_connection(Splice, "127.0.0.1", self.engine_port)
+        half.other, self.other = self.transport, cast("asyncio.Transport", transport)
+        self.other.writelines(self.early)
+
+    def data_received(self, data: bytes) -> None:
+        """Copy."""
+        if hasattr(self, "other"):
+            self.other.write(data)
+        else:
+            self.early.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Close the other half too."""
+        if hasattr(self, "other"):
+            self.other.close()
+
+
+def run_splice(pipe: Connection, engine_port: int) -> None:
+    """Copy bytes between clients and the engine until told to stop."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Splice(engine_port), "127.0.0.1", 0)
+        await until_told(pipe, server.sockets[0].getsockname()[1])
+        server.close()
 
     uvloop.run(main())
 
@@ -144,42 +194,45 @@ async def measure(
     return result
 
 
+def start(target: Callable[..., None], *arguments: int) -> tuple[int, Connection]:
+    """Start a process that serves; return its port and the pipe to it."""
+    ours, theirs = multiprocessing.Pipe()
+    multiprocessing.Process(target=target, args=(theirs, *arguments), daemon=True).start()
+    return int(ours.recv()), ours
+
+
+def microseconds(name: str, port: int, pipe: Connection, body: bytes, options: argparse.Namespace) -> float:
+    """Return the CPU time of one run per reply or streamed chunk, in microseconds."""
+    streaming = name.startswith("stream")
+    path, count = (b"stream", 64) if streaming else (b"reply", options.connections)
+    done, arrived, cpu, _ = uvloop.run(measure(port, pipe, path, options.seconds, count, body))
+    return cpu / (arrived / (len(CHUNK) + 6) if streaming else done) * 1e6
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    engine_pipe, engine_end = multiprocessing.Pipe()
-    gateway_pipe, gateway_end = multiprocessing.Pipe()
-    engine_process = multiprocessing.Process(target=run_engine, args=(engine_end,), daemon=True)
-    engine_process.start()
-    engine_port = engine_pipe.recv()
-    gateway_process = multiprocessing.Process(target=run_gateway, args=(gateway_end, engine_port), daemon=True)
-    gateway_process.start()
-    gateway_port = gateway_pipe.recv()
+    engine_at = start(run_engine)
+    splice_at, gateway_at = start(run_splice, engine_at[0]), start(run_gateway, engine_at[0])
     runs = {
-        "passthrough_2k": (gateway_port, gateway_pipe, b"reply", BODY),
-        "passthrough_32k": (gateway_port, gateway_pipe, b"reply", BODY * 16),
-        "echo_2k": (engine_port, engine_pipe, b"reply", BODY),
-        "stream": (gateway_port, gateway_pipe, b"stream", BODY),
+        "splice_2k": (*splice_at, BODY),
+        "passthrough_2k": (*gateway_at, BODY),
+        "splice_32k": (*splice_at, BODY * 16),
+        "passthrough_32k": (*gateway_at, BODY * 16),
+        "echo_2k": (*engine_at, BODY),
+        "stream_splice": (*splice_at, BODY),
+        "stream_passthrough": (*gateway_at, BODY),
     }
-    rows: dict[str, dict[str, float]] = {}
-    for name, (port, pipe, path, body) in runs.items():
-        count = 64 if name == "stream" else options.connections
-        done, arrived, cpu, wall = uvloop.run(measure(port, pipe, path, options.seconds, count, body))
-        units = arrived / (len(CHUNK) + 6) if name == "stream" else done
-        each = cpu / units * 1e6
-        rows[name] = {
-            "per_second": round(units / wall),
-            "cpu_us_each": round(each, 1),
-            "per_core_second": round(1e6 / each),
-        }
-    for pipe in (gateway_pipe, engine_pipe):
+    rounds = [{name: microseconds(name, *run, options) for name, run in runs.items()} for _ in range(options.repeats)]
+    rows = {name: median(one[name] for one in rounds) for name in runs}
+    for _, pipe in (splice_at, gateway_at, engine_at):
         pipe.send(False)  # noqa: FBT003
-    gateway_process.join()
-    engine_process.join()
-    print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": rows}, indent=2))
+    table = {name: {"cpu_us": round(us, 1), "per_core_second": round(1e6 / us)} for name, us in rows.items()}
+    print(json.dumps({"machine": f"{platform.machine()}, {os.cpu_count()} cores", "rows": table}, indent=2))
 
 
 if __name__ == "__main__":

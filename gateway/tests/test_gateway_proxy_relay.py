@@ -5,7 +5,7 @@ import gc
 import socket
 
 import pytest
-from sheaf_gateway.proxy import Endpoint, Relay, ServerLimits, Timeouts, request_head
+from sheaf_gateway.proxy import Endpoint, PoolLimits, Relay, ServerLimits, Timeouts, request_head
 
 GET = b"GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -189,3 +189,56 @@ async def test_memory_is_flat_over_many_requests_and_nothing_waits_for_the_colle
         assert len(gc.get_objects()) - before < 40
     finally:
         gc.enable()
+
+
+async def test_an_engine_with_no_connection_to_spare_becomes_503_with_retry_after(
+    start_engine, start_server, connect, make_pool
+):
+    pool = make_pool(limits=PoolLimits(max_connections=0))
+    endpoint = await start_engine(saying(OK))
+
+    def app(request, responder):
+        relay = Relay(responder)
+        relay.attach(pool.exchange(endpoint, request_head("GET", "/", b"a", (), 0), b"", relay))
+
+    client = await connect(await start_server(app))
+    await client.send(GET)
+    reply = await client.reply()
+    assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_relay_may_be_attached_to_a_second_exchange_and_the_client_still_cancels_it(
+    start_engine, start_server, connect, make_pool
+):
+    closed = asyncio.Event()
+
+    async def hanging(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.read()
+        closed.set()
+
+    pool, bad, good = make_pool(), await start_engine(saying(b"garbage\r\n\r\n")), await start_engine(hanging)
+
+    class Retrying(Relay):
+        def on_error(self, error):
+            assert error.retry_safe
+            self.attach(pool.exchange(good, request_head("GET", "/", b"a", (), 0), b"", self))
+
+    def app(request, responder):
+        relay = Retrying(responder)
+        relay.attach(pool.exchange(bad, request_head("GET", "/", b"a", (), 0), b"", relay))
+
+    client = await connect(await start_server(app))
+    await client.send(GET)
+    await asyncio.sleep(0.1)
+    await client.close()
+    await asyncio.wait_for(closed.wait(), 0.5)
+
+
+async def test_a_chunked_answer_in_one_read_is_passed_on_whole(start_engine, start_gateway, connect):
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    server, _ = await start_gateway(await start_engine(saying(raw)))
+    client = await connect(server)
+    await client.send(GET)
+    reply = await client.reply()
+    assert (reply.body, reply.headers) == (b"ok", {"content-length": "2"})

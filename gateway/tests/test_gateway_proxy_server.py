@@ -540,6 +540,25 @@ async def test_pipelined_bytes_beyond_the_bound_wait_in_the_kernel_while_the_app
         assert (await client.reply()).status == 200
 
 
+async def test_reading_goes_on_once_what_was_pipelined_is_served(start_server, connect):
+    go_on = asyncio.Event()
+
+    async def app(request, responder):
+        await go_on.wait()
+        responder.reply(200, (), b"ok")
+
+    client = await connect(await start_server(app, ServerLimits(max_pipelined=1_000)))
+    await client.send(GET)
+    await asyncio.sleep(0.02)
+    await client.send(GET * 200)
+    await asyncio.sleep(0.02)
+    go_on.set()
+    for _ in range(201):
+        assert (await client.reply()).status == 200
+    await client.send(GET)
+    assert (await client.reply()).status == 200
+
+
 async def test_the_next_request_is_begun_only_when_the_response_before_it_was_read(start_server, connect):
     begun = 0
 

@@ -7,6 +7,8 @@ application would see it.
 
 import pytest
 from sheaf_gateway.proxy import ServerLimits
+from sheaf_gateway.proxy.errors import Refusal
+from sheaf_gateway.proxy.framing import _chunked, _content_length, parse_head
 
 LIMITS = ServerLimits(
     max_request_line=200, max_head=1_000, max_headers=12, max_body=64, max_chunk_extension=16, linger_s=0.2
@@ -212,3 +214,27 @@ async def test_the_host_of_an_absolute_target_replaces_the_header(start_server, 
     await client.send(b"GET http://b:81/x HTTP/1.1\r\nHost: a\r\n\r\n")
     await client.reply()
     assert [value for name, value in recorder.requests[0].headers if name == b"host"] == [b"b:81"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        POST + b"Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\na",
+        POST + b"Content-Length: a\r\n\r\n",
+    ],
+)
+def test_the_grammar_of_framing_fields_does_not_lean_on_llhttp(raw):
+    with pytest.raises(Refusal):
+        parse_head(raw[: raw.index(b"\r\n\r\n") + 4], LIMITS)
+
+
+def test_length_and_chunked_together_are_refused_whatever_llhttp_thinks_of_them():
+    with pytest.raises(Refusal, match="must not come together"):
+        _chunked({b"content-length": b"1", b"transfer-encoding": b"chunked"}, 1)
+
+
+@pytest.mark.parametrize("digits", [b"+5", b"5,5", b"", b"0x5", b"5 5", b"-1", b"\xb2"])
+def test_a_length_is_decimal_digits_whatever_llhttp_thinks_of_it(digits):
+    with pytest.raises(Refusal) as caught:
+        _content_length(digits, LIMITS)
+    assert caught.value.status == 400

@@ -540,3 +540,47 @@ def test_an_endpoint_is_read_from_its_url(url, endpoint, authority):
 def test_a_url_that_is_no_endpoint_is_refused(url):
     with pytest.raises(ValueError, match=r".+"):
         Endpoint.parse(url)
+
+
+async def test_a_connection_closed_as_soon_as_it_was_open_is_an_error(make_pool, monkeypatch):
+    class Hasty:
+        usable = False
+        lost = True
+
+        def __init__(self, endpoint):
+            self.endpoint = endpoint
+
+    async def open_hasty(endpoint):
+        return Hasty(endpoint)
+
+    pool = make_pool()
+    monkeypatch.setattr(pool, "_open", open_hasty)
+    with pytest.raises(ResetBeforeHead) as caught:
+        await fetch(pool, Endpoint("127.0.0.1", 1))
+    assert (caught.value.retry_safe, caught.value.delivered) == (True, False)
+    assert pool.open_connections(Endpoint("127.0.0.1", 1)) == 0
+
+
+async def test_a_stale_idle_connection_is_passed_over(start_engine, make_pool):
+    pool, endpoint = make_pool(), await start_engine(answering(OK, OK))
+    await fetch(pool, endpoint)
+    pool.discard_idle(endpoint)
+    assert await fetch(pool, endpoint) == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("GET", "/a b", []),
+        ("GET", "/a\r\nX: y", []),
+        ("GET ", "/", []),
+        ("GET", "/\x7f", []),
+        ("GET", "/é", []),
+        ("GET", "/", [(b"x", b"a\r\ny: z")]),
+        ("GET", "/", [(b"x\n", b"a")]),
+        ("GET", "/", [(b"x", b"a\0")]),
+    ],
+)
+def test_a_request_head_that_would_come_apart_is_never_built(method, target, headers):
+    with pytest.raises(ValueError, match="holds"):
+        request_head(method, target, b"a", headers, 0)

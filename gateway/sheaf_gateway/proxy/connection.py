@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         "_waiters",
         "deadline",
         "keep_alive",
+        "loop",
         "pressed",
         "stall_deadline",
     )
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._responder: ConnectionResponder | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._client = "unix"
+        self.loop = server.loop
         self.keep_alive = True
         self.pressed = False
         self.deadline = _NEVER
@@ -193,7 +195,7 @@ class Connection(asyncio.Protocol):
         if self._buffer:
             self._received_at = now
             self.deadline = now + self._server.limits.header_s
-            self._server.loop.call_soon(self._read_pipelined)
+            self.loop.call_soon(self._read_pipelined)
         else:
             self.deadline = now + self._server.limits.keep_alive_s
 
@@ -241,9 +243,7 @@ class Connection(asyncio.Protocol):
         self._read_body(rest)
 
     def _read_body(self, data: bytes) -> None:
-        body = self._body
-        if body is None:
-            return
+        body = cast("LengthBody | ChunkedBody", self._body)
         try:
             rest = body.feed(data)
             self._account(body.received)

@@ -85,6 +85,14 @@ class Sink(Protocol):
         ...
 
 
+class WholeSink(Sink, Protocol):
+    """A sink that takes a response that arrived in one read in one call, instead of head, body and end."""
+
+    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Take a complete response; nothing more comes."""
+        ...
+
+
 class _Silent:
     """The sink of an exchange that is over."""
 
@@ -114,6 +122,7 @@ class Exchange:
         "retried",
         "sink",
         "stop_dialling",
+        "takes_whole",
         "timeouts",
     )
 
@@ -126,6 +135,7 @@ class Exchange:
         self.sink = sink
         self.timeouts = timeouts
         self.bodiless = bodiless
+        self.takes_whole = not bodiless and hasattr(sink, "on_whole")
         self.connection: UpstreamConnection | None = None
         self.stop_dialling: Callable[[], object] | None = None
         self.done = False

@@ -8,6 +8,7 @@ is refused too. Heads end at the first empty line, which the caller finds.
 """
 
 import re
+from functools import lru_cache
 
 import httptools
 import msgspec
@@ -16,11 +17,12 @@ from sheaf_gateway.proxy.errors import Refusal
 from sheaf_gateway.proxy.limits import ServerLimits
 from sheaf_gateway.proxy.types import Header
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}+) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])\r\n")
+_SERVED_LINE = re.compile(rb"(" + "|".join(METHODS).encode("ascii") + rb") ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
 _FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 _HTTP_VERSION = re.compile(rb" HTTP/(?!1\.[01])[0-9](?:\.[0-9])?$")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -51,16 +53,12 @@ class RequestHead(msgspec.Struct, frozen=True):
 
 
 class _Walk:
-    """What llhttp finds in a head."""
+    """The header fields that llhttp finds in a head."""
 
-    __slots__ = ("headers", "target")
+    __slots__ = ("headers",)
 
     def __init__(self) -> None:
         self.headers: list[Header] = []
-        self.target = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value.strip()))
@@ -72,19 +70,14 @@ def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:
     Raises:
         Refusal: With the status, the reason and the code to answer.
     """
-    line = _REQUEST_LINE.match(raw)
+    line = _SERVED_LINE.match(raw)
     if line is None or line.end() > limits.max_request_line:
         raise _diagnose_line(raw, limits)
-    _check_version(line[3], line[4])
-    method = _known_method(line[1].decode("ascii"))
     if len(raw) > limits.max_head:
         raise _head_too_large(limits)
     if _FIELD_LINES.fullmatch(raw, line.end()) is None:
         raise _diagnose_fields(raw)
-    walk = _walk(raw)
-    if walk.target != line[2]:
-        raise Refusal(400, "The request target has two readings.", "invalid_target")
-    return _decide(method, int(line[4]), walk, limits)
+    return _decide(line[1].decode("ascii"), line[2], int(line[3]), _walk(raw), limits)
 
 
 def check_partial(raw: bytes, seen: int, limits: ServerLimits) -> None:
@@ -102,35 +95,35 @@ def check_partial(raw: bytes, seen: int, limits: ServerLimits) -> None:
         raise _head_too_large(limits)
     if line_end >= 0 and line_end + 2 > seen:
         line = _REQUEST_LINE.match(raw)
-        if line is None:
+        if line is None or line[3] != b"1" or line[4] not in {b"0", b"1"}:
             raise _diagnose_line(raw, limits)
-        _check_version(line[3], line[4])
     if _BARE_LINE_END.search(raw, seen):
         raise _bare_line_end()
 
 
-def _walk(raw: bytes) -> _Walk:
+def _walk(raw: bytes) -> list[Header]:
     walk = _Walk()
     try:
         httptools.HttpRequestParser(walk).feed_data(raw)
     except httptools.HttpParserUpgrade:
-        return walk
+        pass
     except httptools.HttpParserError as error:
         raise Refusal(400, f"The request head is not valid HTTP/1.1: {error}.", "invalid_request") from None
-    return walk
+    return walk.headers
 
 
-def _decide(method: str, minor: int, walk: _Walk, limits: ServerLimits) -> RequestHead:
-    if len(walk.headers) > limits.max_headers:
+def _decide(method: str, raw_target: bytes, minor: int, headers: list[Header], limits: ServerLimits) -> RequestHead:
+    if len(headers) > limits.max_headers:
         raise Refusal(431, f"More than {limits.max_headers} header fields; send fewer.", "too_many_headers")
-    fields = _by_name(walk.headers)
+    fields = _by_name(headers)
     chunked = _chunked(fields, minor)
     length = 0 if chunked else _content_length(fields.get(b"content-length"), limits)
-    headers, target = _targeted(method, minor, fields, walk)
+    _check_host(fields.get(b"host"), minor)
+    all_headers, target = _targeted(method, raw_target, headers)
     path, _, query = target.partition("?")
     expects = _expects_continue(fields.get(b"expect"), minor) and (chunked or length > 0)
     keep = _keep_alive(fields.get(b"connection"), minor)
-    return RequestHead(method, target, path, query, headers, minor, keep, length, chunked, expects)
+    return RequestHead(method, target, path, query, all_headers, minor, keep, length, chunked, expects)
 
 
 def _by_name(headers: list[Header]) -> dict[bytes, bytes]:
@@ -169,28 +162,30 @@ def _content_length(digits: bytes | None, limits: ServerLimits) -> int:
     return int(digits)
 
 
-def _targeted(method: str, minor: int, fields: dict[bytes, bytes], walk: _Walk) -> tuple[tuple[Header, ...], str]:
-    """Return the headers with the authoritative Host, and the target in origin form (RFC 9112, 3.2)."""
-    host = fields.get(b"host")
+def _check_host(host: bytes | None, minor: int) -> None:
     if host is None and minor > 0:
         raise Refusal(400, "A Host header is required.", "invalid_host")
-    if host is not None and _AUTHORITY.fullmatch(host) is None:
+    if host is not None and not _is_authority(host):
         raise Refusal(400, "The Host header is not a host name with an optional port.", "invalid_host")
-    target = walk.target
+
+
+def _targeted(method: str, target: bytes, headers: list[Header]) -> tuple[tuple[Header, ...], str]:
+    """Return the headers with the authoritative Host, and the target in origin form (RFC 9112, 3.2)."""
     if target.startswith(b"/") and b"#" not in target:
-        return tuple(walk.headers), target.decode("ascii")
+        return tuple(headers), target.decode("ascii")
     if target == b"*" and method == "OPTIONS":
-        return tuple(walk.headers), "*"
-    return _absolute(walk)
-
-
-def _absolute(walk: _Walk) -> tuple[tuple[Header, ...], str]:
-    match = _ABSOLUTE.fullmatch(walk.target)
-    if match is None or b"#" in walk.target or _AUTHORITY.fullmatch(match[1]) is None:
+        return tuple(headers), "*"
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or b"#" in target or not _is_authority(match[1]):
         raise Refusal(400, "The request target must be a path that begins with '/'.", "invalid_target")
     rest = match[2].decode("ascii")
-    others = (header for header in walk.headers if header[0] != b"host")
+    others = (header for header in headers if header[0] != b"host")
     return ((b"host", match[1]), *others), rest if rest.startswith("/") else "/" + rest
+
+
+@lru_cache(maxsize=256)
+def _is_authority(host: bytes) -> bool:
+    return _AUTHORITY.fullmatch(host) is not None
 
 
 def _keep_alive(connection: bytes | None, minor: int) -> bool:
@@ -208,18 +203,11 @@ def _expects_continue(expect: bytes | None, minor: int) -> bool:
     return True
 
 
-def _known_method(method: str) -> str:
-    if method in METHODS:
-        return method
+def _diagnose_method(method: str) -> Refusal:
     if method in REFUSED_METHODS:
-        allow = ", ".join(sorted(METHODS)).encode("ascii")
-        raise Refusal(405, f"{method} is not served here.", "method_not_allowed", ((b"allow", allow),))
-    raise Refusal(501, "The request method is not one that this server implements.", "method_not_implemented")
-
-
-def _check_version(major: bytes, minor: bytes) -> None:
-    if major != b"1" or minor not in {b"0", b"1"}:
-        raise _unsupported_version()
+        allow = ", ".join(METHODS).encode("ascii")
+        return Refusal(405, f"{method} is not served here.", "method_not_allowed", ((b"allow", allow),))
+    return Refusal(501, "The request method is not one that this server implements.", "method_not_implemented")
 
 
 def _diagnose_line(raw: bytes, limits: ServerLimits) -> Refusal:
@@ -230,6 +218,8 @@ def _diagnose_line(raw: bytes, limits: ServerLimits) -> Refusal:
         return _bare_line_end()
     if _HTTP_VERSION.search(line):
         return _unsupported_version()
+    if (whole := _REQUEST_LINE.match(raw)) is not None:
+        return _diagnose_method(whole[1].decode("ascii"))
     return Refusal(400, "The request line must be 'METHOD /path HTTP/1.1'.", "invalid_request_line")
 
 

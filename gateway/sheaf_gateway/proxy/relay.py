@@ -51,6 +51,10 @@ class Relay:
         """See `exchange.Sink`."""
         self.responder.end()
 
+    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+        """See `exchange.WholeSink`."""
+        self.responder.reply(status, forwardable(headers), body)
+
     def on_error(self, error: UpstreamError) -> None:
         """See `exchange.Sink`."""
         if self.responder.started:

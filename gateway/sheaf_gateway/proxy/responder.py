@@ -26,7 +26,7 @@ _COPY_BELOW = 65_536
 
 
 class ConnectionResponder:
-    """`types.Responder` over a `Connection`; of no effect once its response is over."""
+    """`types.Responder` over a `Connection`, and its own `types.Disconnected`."""
 
     __slots__ = (
         "_chunked",
@@ -35,6 +35,7 @@ class ConnectionResponder:
         "_muted",
         "_on_gone",
         "_on_pressure",
+        "_pending",
         "_remaining",
         "_state",
         "_transport",
@@ -49,6 +50,7 @@ class ConnectionResponder:
         self._state = _NEW
         self._chunked = False
         self._muted = False
+        self._pending = b""
         self._remaining: int | None = None
         self._on_gone: list[Callable[[], None]] = []
         self._on_pressure: Callable[[bool], None] | None = None
@@ -61,22 +63,27 @@ class ConnectionResponder:
         return self._state >= _ENDED
 
     @property
-    def disconnected(self) -> "Disconnection":
+    def disconnected(self) -> "ConnectionResponder":
         """See `types.Responder`."""
-        return Disconnection(self)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client left before the response was complete."""
-        return self._state == _GONE
+        return self
 
     @property
     def writable(self) -> bool:
         """See `types.Responder`."""
         return not self._connection.pressed
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
-        """See `types.Disconnected.on_disconnect`."""
+    def is_set(self) -> bool:
+        """See `types.Disconnected`."""
+        return self._state == _GONE
+
+    async def wait(self) -> None:
+        """See `types.Disconnected`."""
+        gone = asyncio.Event()
+        self.on_disconnect(gone.set)
+        await gone.wait()
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """See `types.Disconnected`."""
         if self._state == _GONE:
             callback()
         elif self._state < _ENDED:
@@ -90,14 +97,11 @@ class ConnectionResponder:
 
     def start(self, status: int, headers: Headers, *, length: int | None) -> None:
         """See `types.Responder`."""
-        if self.started:
-            raise RuntimeError("the response was already started")
-        if self._state == _GONE:
-            self.started = True
-            return
-        head = response_head(status, headers, self._framing(status, length))
-        self.started, self._state = True, _BODY
-        self._transport.write(head)
+        if self._may_start():
+            self._pending = response_head(status, headers, self._framing(status, length))
+            self._state = _BODY
+            self._connection.loop.call_soon(self._flush)
+        self.started = True
 
     def write(self, data: bytes) -> None:
         """See `types.Responder`."""
@@ -108,7 +112,8 @@ class ConnectionResponder:
         elif self._chunked:
             self._write_chunk(data)
         else:
-            self._write_counted(data)
+            self._count(data)
+            self._send(data)
 
     async def drain(self) -> None:
         """See `types.Responder`."""
@@ -125,22 +130,17 @@ class ConnectionResponder:
             self.abort()
         else:
             if self._chunked:
-                self._transport.write(LAST_CHUNK)
+                self._send(LAST_CHUNK)
+            self._flush()
             self._finish()
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """See `types.Responder`."""
-        if self.started:
-            raise RuntimeError("the response was already started")
-        if self._state == _GONE:
-            return
-        head = response_head(status, headers, self._framing(status, len(body)))
+        if self._may_start():
+            self._pending = response_head(status, headers, self._framing(status, len(body)))
+            self._send(b"" if self._muted else body)
+            self._finish()
         self.started = True
-        if self._muted or len(body) < _COPY_BELOW:
-            self._transport.write(head if self._muted else head + body)
-        else:
-            self._transport.writelines((head, body))
-        self._finish()
 
     def abort(self) -> None:
         """See `types.Responder`."""
@@ -184,19 +184,37 @@ class ConnectionResponder:
         self._chunked = not self._muted
         return CHUNKED if keep_alive else b"connection: close\r\n" + CHUNKED
 
+    def _may_start(self) -> bool:
+        if self.started or self._state == _ENDED:
+            raise RuntimeError("the response was already started" if self.started else "the response has already ended")
+        return self._state == _NEW
+
     def _write_chunk(self, data: bytes) -> None:
         if len(data) < _COPY_BELOW:
-            self._transport.write(chunk(data))
+            self._send(chunk(data))
         else:
-            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            self._send(b"%x\r\n" % len(data))
+            self._transport.writelines((data, b"\r\n"))
 
-    def _write_counted(self, data: bytes) -> None:
-        if self._remaining is not None:
-            if len(data) > self._remaining:
-                self.abort()
-                raise RuntimeError("the body is longer than the declared length")
-            self._remaining -= len(data)
-        self._transport.write(data)
+    def _count(self, data: bytes) -> None:
+        if self._remaining is None:
+            return
+        if len(data) > self._remaining:
+            self.abort()
+            raise RuntimeError("the body is longer than the declared length")
+        self._remaining -= len(data)
+
+    def _send(self, data: bytes) -> None:
+        """Write, the head first where it is still here: one system call for both."""
+        head, self._pending = self._pending, b""
+        if len(data) < _COPY_BELOW:
+            self._transport.write(head + data)
+        else:
+            self._transport.writelines((head, data))
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._send(b"")
 
     def _refuse_write(self) -> None:
         if self._state != _GONE:
@@ -205,6 +223,7 @@ class ConnectionResponder:
     def _over(self, state: int) -> list[Callable[[], None]]:
         """Let go of the callbacks, which hold whoever holds this: nothing is left to the cycle collector."""
         self._state = state
+        self._pending = b""
         callbacks, self._on_gone = self._on_gone, []
         self._on_pressure = None
         self.task = None
@@ -213,26 +232,3 @@ class ConnectionResponder:
     def _finish(self) -> None:
         self._over(_ENDED)
         self._connection.response_done()
-
-
-class Disconnection:
-    """`types.Disconnected` of one response."""
-
-    __slots__ = ("_responder",)
-
-    def __init__(self, responder: ConnectionResponder) -> None:
-        self._responder = responder
-
-    def is_set(self) -> bool:
-        """See `types.Disconnected`."""
-        return self._responder.gone
-
-    async def wait(self) -> None:
-        """See `types.Disconnected`."""
-        gone = asyncio.Event()
-        self._responder.on_gone(gone.set)
-        await gone.wait()
-
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """See `types.Disconnected`."""
-        self._responder.on_gone(callback)

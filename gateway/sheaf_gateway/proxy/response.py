@@ -4,7 +4,7 @@ Framing and hop-by-hop fields (RFC 9110 section 7.6.1) never cross the proxy: wh
 its own connection is dropped, and fresh framing is written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from sheaf_gateway.proxy.types import Header, Headers
@@ -26,7 +26,6 @@ HOP_BY_HOP = frozenset(
 )
 _NEVER_NOMINATED = frozenset({b"authorization", b"content-encoding", b"content-type", b"host"})
 _REPLACED = HOP_BY_HOP | {b"host"}
-_BREAKING = bytes((*range(32), 127))
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _STATUS_LINES = {code: b"HTTP/1.1 %d %b\r\n" % (code, _PHRASES.get(code, b"")) for code in range(200, 600)}
 
@@ -64,20 +63,21 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def forwardable(headers: Iterable[Header]) -> list[Header]:
+def forwardable(headers: Sequence[Header]) -> list[Header]:
     """Return the end-to-end headers: those neither hop-by-hop nor named by a Connection field.
 
     A Connection field cannot take away what the next hop needs to be safe (credentials, type, host).
     """
     kept = [header for header in headers if header[0] not in HOP_BY_HOP]
-    nominated = _nominated(headers)
-    return [header for header in kept if header[0] not in nominated] if nominated else kept
+    for name, _ in headers:
+        if name == b"connection":
+            nominated = _nominated(headers)
+            return [header for header in kept if header[0] not in nominated]
+    return kept
 
 
-def _nominated(headers: Iterable[Header]) -> set[bytes]:
+def _nominated(headers: Sequence[Header]) -> set[bytes]:
     values = [value for name, value in headers if name == b"connection"]
-    if not values:
-        return set()
     options = {option.strip().lower() for value in values for option in value.split(b",")}
     return options - _NEVER_NOMINATED
 
@@ -91,10 +91,10 @@ def request_head(method: str, target: str, authority: bytes, headers: Headers, l
         ValueError: The method, the target or a header holds what would break the head apart.
     """
     lines = [b": ".join(header) for header in headers if header[0] not in _REPLACED]
-    first = f"{method} {target} HTTP/1.1".encode("ascii")
-    if first.translate(None, _BREAKING) != first or first.count(b" ") != 2:
-        raise ValueError("the method or the target holds a space or a control character")
-    return b"%b\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (first, authority, _join(lines), length)
+    first = f"{method} {target} HTTP/1.1"
+    if not first.isprintable() or not first.isascii() or first.count(" ") != 2:
+        raise ValueError("the method or the target holds a space, a control character or one beyond ASCII")
+    return b"%b\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (first.encode(), authority, _join(lines), length)
 
 
 def _join(lines: list[bytes]) -> bytes:

@@ -137,11 +137,11 @@ class Pool:
 
     def keep(self, connection: UpstreamConnection) -> bool:
         """Take a connection back for reuse, unless there are enough."""
-        host = self._hosts[connection.endpoint]
-        if self._closed or len(host.idle) >= self.limits.max_idle:
+        idle = connection.idle
+        if self._closed or len(idle) >= self.limits.max_idle:
             return False
         connection.deadline = self.now() + self.limits.keep_idle_s
-        host.idle.append(connection)
+        idle.append(connection)
         return True
 
     def forget(self, connection: UpstreamConnection) -> None:
@@ -207,6 +207,7 @@ class Pool:
 
     def _adopt(self, connection: UpstreamConnection, exchange: Exchange) -> None:
         self._connections.add(connection)
+        connection.idle = self._hosts[connection.endpoint].idle
         metrics.UPSTREAM_CONNECTIONS.inc()
         self._all_closed.clear()
         exchange.stop_dialling = None

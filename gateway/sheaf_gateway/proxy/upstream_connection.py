@@ -19,7 +19,7 @@ from sheaf_gateway.proxy.errors import (
     ResetMidBody,
     UpstreamError,
 )
-from sheaf_gateway.proxy.exchange import Endpoint, Exchange
+from sheaf_gateway.proxy.exchange import Endpoint, Exchange, WholeSink
 from sheaf_gateway.proxy.types import Header
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_complete",
         "_exchange",
+        "_framed",
         "_head_bytes",
         "_head_given",
         "_headers",
@@ -56,15 +57,20 @@ class UpstreamConnection(asyncio.Protocol):
         "_until_close",
         "deadline",
         "endpoint",
+        "idle",
         "lost",
         "on_body",
     )
 
     _transport: asyncio.Transport
+    _framed: bool
+    _head_bytes: int
+    _status: int
 
     def __init__(self, pool: "Pool", endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.deadline = NEVER
+        self.idle: list[UpstreamConnection] = []
         self.lost = False
         self._pool = pool
         self._exchange: Exchange | None = None
@@ -182,7 +188,9 @@ class UpstreamConnection(asyncio.Protocol):
         limits = self._pool.limits
         if len(self._headers) >= limits.max_headers or self._head_bytes > limits.max_head:
             raise _StopParsing("the response head is too large")
-        self._headers.append((name.lower(), value.strip()))
+        name = name.lower()
+        self._framed = self._framed or name in _FRAMING
+        self._headers.append((name, value.strip()))
 
     def on_headers_complete(self) -> None:
         """Tell interim responses from the final one, and a body ended by closing from a framed one."""
@@ -192,9 +200,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim = status < 200
         if self._interim:
             self._headers.clear()
+            self._framed = False
             return
         self._status = status
-        self._until_close = status not in _BODILESS and not any(name in _FRAMING for name, _ in self._headers)
+        self._until_close = status not in _BODILESS and not self._framed
         if self._exchange is not None and self._exchange.bodiless:
             self._complete = True
             raise _StopParsing("a response to HEAD has no body")
@@ -211,6 +220,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._status = 0
         self._head_bytes = 0
+        self._framed = False
         self._head_given = False
         self._interim = False
         self._complete = False
@@ -221,6 +231,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _deliver(self, exchange: Exchange, broken: str | None) -> None:
         if broken is not None and not self._complete and not self._head_given:
             self._fail(exchange, self._before_head(BadResponse, f"sent a bad response: {broken}"))
+            return
+        if self._complete and not self._head_given and exchange.takes_whole:
+            self._end(exchange, kept=self._kept and broken is None, whole=True)
             return
         if self._status and not self._head_given:
             self._head_given = True
@@ -237,13 +250,17 @@ class UpstreamConnection(asyncio.Protocol):
             self.deadline = self._pool.now() + exchange.timeouts.idle_s
 
     def _deliver_body(self, exchange: Exchange) -> None:
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        data = self._take_pieces()
         if not exchange.done:
             exchange.sink.on_body(data)
 
-    def _end(self, exchange: Exchange, *, kept: bool) -> None:
+    def _take_pieces(self) -> bytes:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
+
+    def _end(self, exchange: Exchange, *, kept: bool, whole: bool = False) -> None:
         sink = exchange.finish()
         exchange.connection = self._exchange = None
         if exchange.paused:
@@ -251,7 +268,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = True
         if not (kept and self._pool.keep(self)):
             self._transport.close()
-        sink.on_end()
+        if whole:
+            cast("WholeSink", sink).on_whole(self._status, self._headers, self._take_pieces())
+        else:
+            sink.on_end()
 
     def _fail(self, exchange: Exchange, error: UpstreamError) -> None:
         exchange.connection = self._exchange = None
