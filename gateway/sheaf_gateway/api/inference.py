@@ -1,6 +1,8 @@
 """The inference endpoints: from a request to a `Call`, and what every call shares.
 
-Callback style from end to end: a request that is admitted at once and whose adapter is resident costs no task.
+Callback style from end to end: a request that is admitted at once and whose adapter is resident costs no
+task. Times are read from the monotonic clock, which both event loops keep their timers by; uvloop's own clock
+stands still within a turn and counts milliseconds.
 """
 
 import asyncio
@@ -62,7 +64,7 @@ class Inference:
         rules: InferenceRules,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time
+        self.now = time.monotonic
         self.store = store
         self.router = router
         self.pool = pool
