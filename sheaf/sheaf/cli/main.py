@@ -1,34 +1,48 @@
-"""The `sheaf` command. Whatever goes wrong ends in one line and an exit code, never in a traceback."""
+"""The `sheaf` command. Whatever goes wrong ends in one line and an exit code, never in a traceback.
 
-import importlib.metadata
+Only the module of the command that is asked for is imported, so that `sheaf get` does not wait for what `sheaf up`
+needs.
+"""
+
+import importlib
 import os
 import sys
+from collections.abc import Iterable
 
 import typer
 from typer.exceptions import TyperException
 
-from sheaf.cli import explain, get, keys, manifests, up
 from sheaf.cli.errors import CliError
 
-app = typer.Typer(
-    name="sheaf",
-    help="Many LLMs and thousands of LoRA adapters behind one OpenAI-compatible endpoint.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("up")(up.up)
-app.command("get")(get.get)
-app.command("explain")(explain.explain)
-app.command("validate")(manifests.validate)
-app.command("digest")(manifests.digest)
-app.add_typer(keys.app, name="keys")
+COMMANDS = {
+    "up": "sheaf.cli.up:up",
+    "get": "sheaf.cli.get:get",
+    "explain": "sheaf.cli.explain:explain",
+    "validate": "sheaf.cli.manifests:validate",
+    "digest": "sheaf.cli.manifests:digest",
+    "keys": "sheaf.cli.keys:app",
+    "version": "sheaf.cli.version:version",
+}
 
 
-@app.command()
-def version() -> None:
-    """Print the version."""
-    print(f"sheaf {importlib.metadata.version('sheaf')}")
+def build(names: Iterable[str]) -> typer.Typer:
+    """The application with those commands."""
+    app = typer.Typer(
+        name="sheaf",
+        help="Many LLMs and thousands of LoRA adapters behind one OpenAI-compatible endpoint.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_sheaf)
+    for name in names:
+        module, _, attribute = COMMANDS[name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def main() -> None:
@@ -39,17 +53,22 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     try:
-        code = app(arguments, standalone_mode=False)
+        names = [argument for argument in arguments[:1] if argument in COMMANDS]
+        code = build(names or COMMANDS)(arguments, standalone_mode=False)
         sys.stdout.flush()
     except CliError as error:
         return fail(str(error), error.code)
     except TyperException as error:
-        return fail(_usage(error), getattr(error, "exit_code", 2))
+        return _misused(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if os.environ.get("SHEAF_DEBUG"):
+            raise
+        return fail(f"unexpected {type(error).__name__}: {error}; SHEAF_DEBUG=1 shows where", 1)
     return code if isinstance(code, int) else 0
 
 
@@ -62,6 +81,11 @@ def fail(message: str, code: int) -> int:
     return code
 
 
-def _usage(error: TyperException) -> str:
+def _sheaf() -> None:
+    """Many LLMs and thousands of LoRA adapters behind one OpenAI-compatible endpoint."""
+
+
+def _misused(error: TyperException) -> int:
     said = error.format_message() if hasattr(error, "format_message") else str(error)
-    return f"{said} (`sheaf --help` shows every command)"
+    code = int(getattr(error, "exit_code", 2))
+    return fail(f"{said} (`sheaf --help` shows every command)", code) if said else code
