@@ -63,6 +63,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
 }
 
 
+@pytest.mark.timeout(10)
 async def test_a_catalog_that_is_not_one_is_refused_with_the_field(tmp_path: Path, subtests: pytest.Subtests) -> None:
     async with engine_running(FakeEngine()) as engine, agent_running(tmp_path, engine) as agent:
         for case, (body, status) in BODIES.items():
@@ -205,6 +206,7 @@ def unsound(root: Path) -> dict[str, tuple[dict[str, Any], str, int]]:
     }
 
 
+@pytest.mark.timeout(10)
 async def test_nothing_unsound_reaches_the_engine_and_the_caller_learns_why(
     tmp_path: Path, subtests: pytest.Subtests
 ) -> None:

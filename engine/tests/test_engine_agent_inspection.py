@@ -312,7 +312,7 @@ json_values = st.recursive(
 KEYS = ["r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights", "peft_type"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), json_values))
 def test_no_configuration_makes_the_check_fail_otherwise(changes: dict[str, Any]) -> None:
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]} | changes

@@ -12,6 +12,7 @@ from sheaf_engine.agent.plan import (
     MOST_PREPARING,
     Facts,
     Failure,
+    Files,
     Index,
     Load,
     Plan,
@@ -22,7 +23,6 @@ from sheaf_engine.agent.plan import (
     make_plan,
     waits,
 )
-from sheaf_engine.agent.prepare import Files
 
 NAMES = list("abcdef")
 

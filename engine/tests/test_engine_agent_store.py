@@ -12,7 +12,8 @@ from sheaf_crds.digest import directory_digest
 from sheaf_engine.agent import prepare
 from sheaf_engine.agent.base_model import read_base_model
 from sheaf_engine.agent.errors import AdapterError, Reason
-from sheaf_engine.agent.prepare import Files, Preparer
+from sheaf_engine.agent.plan import Files
+from sheaf_engine.agent.prepare import Preparer
 from sheaf_engine.agent.store import Store
 from sheaf_engine.agent.transfer import Outside
 

@@ -86,6 +86,7 @@ async def test_files_that_vanish_from_the_cache_are_prepared_again(tmp_path: Pat
         assert engine.adapters["a"] == str(path)
 
 
+@pytest.mark.timeout(10)
 async def test_a_surprise_in_one_adapter_is_told_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,7 @@ from typing import Literal
 from sheaf_crds.agent_api import AdapterState, AgentState, Catalog, EngineLoad
 
 from sheaf_engine.agent.errors import Reason
-from sheaf_engine.agent.plan import Facts, Failure, Index, Resident, Work
-from sheaf_engine.agent.prepare import Files
+from sheaf_engine.agent.plan import Facts, Failure, Files, Index, Resident, Work
 
 Phase = Literal["Starting", "Ready", "Unhealthy", "Stopped"]
 

@@ -32,6 +32,7 @@ _REFUSED = {
     "megatron_config": "Megatron modules",
     "corda_config": "CorDA",
     "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
 }
 
 

@@ -13,12 +13,22 @@ from typing import Literal
 from sheaf_crds.agent_api import Catalog, CatalogEntry
 
 from sheaf_engine.agent.errors import AdapterError, Reason
-from sheaf_engine.agent.prepare import Files
 
 MOST_PREPARING = 4
 LONGEST_BACKOFF = 300.0
 
 Work = Literal["Preparing", "Loading", "Unloading"]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """An adapter that may be given to the engine: its folder, digest, highest rank, bytes, and what was not checked."""
+
+    path: str
+    digest: str
+    rank: int
+    size: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,20 +16,10 @@ from sheaf_engine.agent.errors import AdapterError, Reason
 from sheaf_engine.agent.fetch import fetch
 from sheaf_engine.agent.inspection import Inspection, inspect_adapter
 from sheaf_engine.agent.layout import ADAPTER
+from sheaf_engine.agent.plan import Files
 from sheaf_engine.agent.sources import parse_source
 from sheaf_engine.agent.store import Entry, Store
 from sheaf_engine.agent.transfer import Budget, Outside
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """An adapter that may be given to the engine: its folder, digest, highest rank, bytes, and what was not checked."""
-
-    path: str
-    digest: str
-    rank: int
-    size: int
-    note: str = ""
 
 
 @dataclass(slots=True)

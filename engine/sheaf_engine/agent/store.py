@@ -6,6 +6,7 @@ never survive. What is in use is held by a shared file lock, so that several age
 recently used entries that nobody holds go first when the bound in bytes is reached.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -210,7 +211,11 @@ def _move(folder: Path, final: Path) -> None:
     fresh.mkdir()
     for name in (CONFIG, WEIGHTS):
         (folder / name).rename(fresh / name)
-    fresh.rename(final)
+    try:
+        fresh.rename(final)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+            raise
 
 
 def _locked(path: Path, kind: int) -> int | None:
