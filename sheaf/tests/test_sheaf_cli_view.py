@@ -51,8 +51,8 @@ def test_everything_is_on_one_page(sheaf: LocalSheaf) -> None:
 
 def test_requests_are_counted_over_all_labels() -> None:
     text = (
-        "# TYPE sheaf_gateway_requests counter\n"
+        "# TYPE sheaf_gateway_requests_total counter\n"
         'sheaf_gateway_requests_total{served="a"} 3\nsheaf_gateway_requests_total{served="b"} 4\n'
-        "# TYPE other counter\nother_total 9\n"
+        "# TYPE other_total counter\nother_total 9\n"
     )
     assert requests_total(text) == 7.0

@@ -62,9 +62,8 @@ def run(arguments: list[str]) -> int:
         return _misused(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (BrokenPipeError, SystemExit) as error:
+        return _unheard(error)
     except Exception as error:
         if os.environ.get("SHEAF_DEBUG"):
             raise
@@ -83,6 +82,14 @@ def fail(message: str, code: int) -> int:
 
 def _sheaf() -> None:
     """Many LLMs and thousands of LoRA adapters behind one OpenAI-compatible endpoint."""
+
+
+def _unheard(error: BaseException) -> int:
+    """The reader went away (`sheaf get pods | head -1`), which is nothing to complain about."""
+    if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _misused(error: TyperException) -> int:

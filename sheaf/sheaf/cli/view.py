@@ -18,7 +18,7 @@ from sheaf.local.up import LocalSheaf
 REFRESH = 0.5
 EVENTS = 8
 MOST_ROWS = 20
-REQUESTS = "sheaf_gateway_requests"
+REQUESTS = "sheaf_gateway_requests_total"
 
 
 class View:
@@ -91,8 +91,7 @@ class View:
 def requests_total(metrics: str) -> float:
     """All requests that a gateway counted, from its metrics text."""
     families = text_string_to_metric_families(metrics)
-    samples = (sample for family in families if family.name == REQUESTS for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+    return sum(sample.value for family in families for sample in family.samples if sample.name == REQUESTS)
 
 
 def _table(*headings: str) -> Table:
