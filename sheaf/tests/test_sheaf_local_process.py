@@ -124,9 +124,21 @@ def test_a_log_is_never_written_through_a_link(tmp_path: Path, capfd: pytest.Cap
 
 
 def test_endings_are_put_into_words() -> None:
-    assert str(Exit(-signal.SIGKILL, ("x",))) == "was killed by SIGKILL (out of memory, or killed by hand): x"
+    assert str(Exit(-signal.SIGKILL, ("x",))) == "was killed by SIGKILL (out of memory, or killed by hand)"
+    assert str(Exit(-signal.SIGABRT, ("x",))) == "was killed by SIGABRT: x"
     assert str(Exit(-signal.SIGSEGV)) == "was killed by SIGSEGV"
     assert str(Exit(-99)) == "was killed by signal 99"
+
+
+def test_the_most_telling_line_is_quoted() -> None:
+    lines = (
+        "(EngineCore pid=7) ERROR [core.py:1] ValueError: no room for the KV cache",
+        "Traceback (most recent call last):",
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+        "goodbye",
+    )
+    assert str(Exit(1, lines)) == "exited with code 1: ValueError: no room for the KV cache"
+    assert str(Exit(2, ("usage: x", "x: error: unrecognized arguments"))).endswith("x: error: unrecognized arguments")
 
 
 def test_what_a_child_says_cannot_steer_the_terminal() -> None:

@@ -40,7 +40,7 @@ class View:
 
     def draw(self) -> RenderableType:
         """Everything at this moment."""
-        state = "serving" if self._sheaf.gateway.healthy else "starting"
+        state = "stopping" if self._sheaf.stopping else "serving" if self._sheaf.gateway.healthy else "starting"
         title = f"Sheaf  {self._sheaf.options.url}  {state}  {self._rate:.1f} requests/s  (Ctrl-C stops)"
         return Panel(Group(self._models(), self._adapters(), self._pods(), self._events()), title=title)
 

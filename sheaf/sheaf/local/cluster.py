@@ -60,9 +60,7 @@ class LocalCluster:
             case UpdateStatus():
                 self.store.update_status(action)
             case EmitEvent():
-                subject = f"{action.kind.lower()} {action.name}"
-                text = f"{action.reason}: {action.message}" if action.message else action.reason
-                self.site.journal.say(subject, text, warning=action.type == "Warning")
+                self._tell(action)
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the protocol's own words
         """Wait for a change, or so many seconds."""
@@ -87,6 +85,13 @@ class LocalCluster:
             self._remove(pod)
         if self._leaving:
             await asyncio.wait(self._leaving)
+
+    def _tell(self, event: EmitEvent) -> None:
+        """Say what happened; what a pod has said itself is not said again in full."""
+        by_pod = any(pod.facts().reason == event.reason for pod in self.pods.values())
+        message = event.message.partition(";")[0] if by_pod else event.message
+        text = f"{event.reason}: {message}" if message else event.reason
+        self.site.journal.say(f"{event.kind.lower()} {event.name}", text, warning=event.type == "Warning")
 
     def _create(self, action: CreatePod) -> None:
         if action.name in self.pods:

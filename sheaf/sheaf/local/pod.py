@@ -19,7 +19,7 @@ from sheaf.local.agent_client import AgentClient
 from sheaf.local.journal import Journal
 from sheaf.local.layout import Layout
 from sheaf.local.ports import PortLease
-from sheaf.local.process import Command, Exit, Process, clean
+from sheaf.local.process import Command, Exit, Process, last_words
 from sheaf.local.programs import PodAddresses, Programs, folder_here, model_dir_in
 from sheaf.local.resources import Lack, Machine
 from sheaf.local.supervisor import Supervisor, Task, restart_delay
@@ -73,7 +73,7 @@ class LocalPod:
 
     def start(self) -> None:
         """Begin; what goes wrong shows in the facts and is tried again."""
-        self._main = asyncio.create_task(self._run(), name=f"pod {self.name}")
+        self._main = asyncio.create_task(self._live(), name=f"pod {self.name}")
 
     async def stop(self) -> None:
         """End its processes and let go of everything; done when nothing is left."""
@@ -143,6 +143,20 @@ class LocalPod:
             return self._lack.reason, self._lack.message
         troubled = next((part for part in (self.engine, self.agent) if part.trouble), None)
         return (troubled.reason, troubled.trouble) if troubled else ("", "")
+
+    async def _live(self) -> None:
+        """Run, and begin again where something unforeseen (no more processes, no more files) ends it."""
+        failures = 0
+        while True:
+            work = asyncio.create_task(self._run())
+            try:
+                await asyncio.wait([work])
+            finally:
+                work.cancel()
+                await asyncio.wait([work])
+            failures += 1
+            self._lacks(Lack("PodError", f"it cannot run here: {root_cause(work.exception())}"))
+            await asyncio.sleep(restart_delay(failures + 1))
 
     async def _run(self) -> None:
         await self._fetch()
@@ -234,6 +248,10 @@ class LocalPod:
         self._site.changed()
 
     def _complain(self, part: Supervisor) -> None:
+        if part.log_error:
+            subject = f"log of {self.name}.{part.task.name}"
+            remedy = "lines are lost until there is space"
+            self._site.journal.say(subject, f"cannot be written: {part.log_error}; {remedy}", warning=True)
         if part.trouble and not self.terminating:
             wait = restart_delay(part.crashes)
             self._say(f"{part.trouble}; it starts again {f'in {wait:.0f} s' if wait else 'now'}", warning=True)
@@ -273,5 +291,13 @@ def _quiet(state: AgentState | None) -> AgentState | None:
     return state.model_copy(update={"version": 0, "load": EngineLoad()})
 
 
+def root_cause(error: BaseException | None) -> str:
+    """The first error inside groups of errors, in words."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
 def _why_no_model(ended: Exit) -> str:
-    return f"the model cannot be fetched: {clean(ended.lines[-1]) if ended.lines else ended.how}"
+    why = last_words(ended.lines).removeprefix("error: ") or ended.how
+    return f"the model cannot be fetched: {why}"

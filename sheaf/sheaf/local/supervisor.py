@@ -58,6 +58,11 @@ class Supervisor:
             return ""
         return "CrashLoopBackOff" if self.crashes > 1 else f"{self.task.name.capitalize()}Restarting"
 
+    @property
+    def log_error(self) -> str:
+        """Why lines of its log were lost; empty where none were."""
+        return self.process.log_error if self.process is not None else ""
+
     async def run(self) -> None:
         """Keep it running until cancelled; then it is stopped."""
         while True:
@@ -98,7 +103,11 @@ class Supervisor:
     async def _watch(self, process: Process) -> None:
         """Probe until told otherwise; end a process that does not come up or hangs."""
         last_good = started = time.monotonic()
+        complained = False
         while True:
+            if process.log_error and not complained:
+                complained = True
+                self._changed()
             patience = HANG if self.healthy else self.task.startup_timeout
             if await self.task.probe():
                 last_good = time.monotonic()

@@ -55,6 +55,11 @@ class LocalSheaf:
         """Begin to end everything; `run` returns when nothing is left."""
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it is coming to its end."""
+        return self._stop.is_set()
+
     async def run(self) -> None:
         """Serve until stopped.
 
