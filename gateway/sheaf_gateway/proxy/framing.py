@@ -1,8 +1,8 @@
 """Strict reading of a request head: pure functions from bytes to a `RequestHead` or a `Refusal`.
 
 Request smuggling lives on heads that two parsers read differently (RFC 9112 sections 2, 3, 5, 6 and 11.2).
-So a head passes twice: one linear regular expression per part holds the grammar with nothing lenient in
-it, and llhttp, through httptools, then takes the head apart. What either refuses is refused, and what the
+So a head passes twice: one linear regular expression holds the grammar with nothing lenient in it,
+and llhttp, through httptools, then takes the head apart. What either refuses is refused, and what the
 grammar allows but peers are known to disagree on (repeated lengths, codings beside chunked, folded lines)
 is refused too. Heads end at the first empty line, which the caller finds.
 """
@@ -22,8 +22,10 @@ REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}+) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])\r\n")
-_SERVED_LINE = re.compile(rb"(" + "|".join(METHODS).encode("ascii") + rb") ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
-_FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+_SERVED = rb"(" + "|".join(METHODS).encode("ascii") + rb") ([\x21-\x7e]++) HTTP/1\.([01])\r\n"
+_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+_SERVED_LINE = re.compile(_SERVED)
+_HEAD = re.compile(_SERVED + _FIELDS)
 _HTTP_VERSION = re.compile(rb" HTTP/(?!1\.[01])[0-9](?:\.[0-9])?$")
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)")
@@ -70,14 +72,11 @@ def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:
     Raises:
         Refusal: With the status, the reason and the code to answer.
     """
-    line = _SERVED_LINE.match(raw)
-    if line is None or line.end() > limits.max_request_line:
-        raise _diagnose_line(raw, limits)
-    if len(raw) > limits.max_head:
-        raise _head_too_large(limits)
-    if _FIELD_LINES.fullmatch(raw, line.end()) is None:
-        raise _diagnose_fields(raw)
-    return _decide(line[1].decode("ascii"), line[2], int(line[3]), _walk(raw), limits)
+    match = _HEAD.fullmatch(raw)
+    if match is None or match.end(3) + 2 > limits.max_request_line or len(raw) > limits.max_head:
+        raise _diagnose(raw, limits)
+    method, target, minor = match.groups()
+    return _decide(method.decode("ascii"), target, int(minor), _walk(raw), limits)
 
 
 def check_partial(raw: bytes, seen: int, limits: ServerLimits) -> None:
@@ -116,13 +115,13 @@ def _decide(method: str, raw_target: bytes, minor: int, headers: list[Header], l
     if len(headers) > limits.max_headers:
         raise Refusal(431, f"More than {limits.max_headers} header fields; send fewer.", "too_many_headers")
     fields = _by_name(headers)
-    chunked = _chunked(fields, minor)
-    length = 0 if chunked else _content_length(fields.get(b"content-length"), limits)
+    chunked = b"transfer-encoding" in fields and _chunked(fields, minor)
+    length = 0 if chunked else _content_length(fields.get(b"content-length", b"0"), limits)
     _check_host(fields.get(b"host"), minor)
     all_headers, target = _targeted(method, raw_target, headers)
     path, _, query = target.partition("?")
-    expects = _expects_continue(fields.get(b"expect"), minor) and (chunked or length > 0)
-    keep = _keep_alive(fields.get(b"connection"), minor)
+    expects = b"expect" in fields and _expects_continue(fields[b"expect"], minor) and (chunked or length > 0)
+    keep = _keep_alive(fields[b"connection"], minor) if b"connection" in fields else minor > 0
     return RequestHead(method, target, path, query, all_headers, minor, keep, length, chunked, expects)
 
 
@@ -135,31 +134,28 @@ def _by_name(headers: list[Header]) -> dict[bytes, bytes]:
     for name, code in _ONCE.items():
         if names.count(name) > 1:
             raise Refusal(400, f"{name.decode().title()} is given more than once; send it once.", code)
-    fields[b"connection"] = b",".join(value for name, value in headers if name == b"connection")
+    if b"connection" in fields:
+        fields[b"connection"] = b",".join(value for name, value in headers if name == b"connection")
     return fields
 
 
 def _chunked(fields: dict[bytes, bytes], minor: int) -> bool:
-    coding = fields.get(b"transfer-encoding")
-    if coding is None:
-        return False
     if b"content-length" in fields:
         raise Refusal(400, "Content-Length and Transfer-Encoding must not come together.", "invalid_framing")
     if minor == 0:
         raise Refusal(400, "Transfer-Encoding does not exist in HTTP/1.0; send Content-Length.", "invalid_framing")
-    if coding.lower() != b"chunked":
+    if fields[b"transfer-encoding"].lower() != b"chunked":
         raise Refusal(400, "Only 'Transfer-Encoding: chunked', alone, is accepted.", "invalid_framing")
     return True
 
 
-def _content_length(digits: bytes | None, limits: ServerLimits) -> int:
-    if digits is None:
-        return 0
+def _content_length(digits: bytes, limits: ServerLimits) -> int:
     if not digits.isdigit():
         raise Refusal(400, "Content-Length must be decimal digits only.", "invalid_framing")
-    if len(digits) > _MAX_LENGTH_DIGITS or int(digits) > limits.max_body:
+    length = int(digits) if len(digits) <= _MAX_LENGTH_DIGITS else limits.max_body + 1
+    if length > limits.max_body:
         raise body_too_large(limits)
-    return int(digits)
+    return length
 
 
 def _check_host(host: bytes | None, minor: int) -> None:
@@ -188,19 +184,26 @@ def _is_authority(host: bytes) -> bool:
     return _AUTHORITY.fullmatch(host) is not None
 
 
-def _keep_alive(connection: bytes | None, minor: int) -> bool:
-    if not connection:
-        return minor > 0
+def _keep_alive(connection: bytes, minor: int) -> bool:
     options = {option.strip().lower() for option in connection.split(b",")}
     return b"close" not in options and (minor > 0 or b"keep-alive" in options)
 
 
-def _expects_continue(expect: bytes | None, minor: int) -> bool:
-    if expect is None or minor == 0:
+def _expects_continue(expect: bytes, minor: int) -> bool:
+    if minor == 0:
         return False
     if expect.lower() != b"100-continue":
         raise Refusal(417, "Only 'Expect: 100-continue' is supported.", "unsupported_expectation")
     return True
+
+
+def _diagnose(raw: bytes, limits: ServerLimits) -> Refusal:
+    line = _SERVED_LINE.match(raw)
+    if line is None or line.end() > limits.max_request_line:
+        return _diagnose_line(raw, limits)
+    if len(raw) > limits.max_head:
+        return _head_too_large(limits)
+    return _diagnose_fields(raw)
 
 
 def _diagnose_method(method: str) -> Refusal:

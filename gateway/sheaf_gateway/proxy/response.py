@@ -46,7 +46,7 @@ def response_head(status: int, headers: Headers, framing: bytes) -> bytes:
     if line is None:
         raise ValueError(f"status {status} is not a final HTTP status (200 to 599)")
     lines = [b": ".join(header) for header in headers if header[0].lower() not in HOP_BY_HOP]
-    return b"%b%b%b" % (line, _join(lines), framing)
+    return line + _join(lines) + framing
 
 
 def length_framing(length: int, *, keep_alive: bool, minor: int) -> bytes:
