@@ -81,7 +81,7 @@ class LocalCluster:
 
     async def stop(self) -> None:
         """End every pod; done when no process is left."""
-        for pod in list(self.pods.values()):
+        for pod in [pod for pod in self.pods.values() if not pod.terminating]:
             self._remove(pod)
         if self._leaving:
             await asyncio.wait(self._leaving)
@@ -111,6 +111,7 @@ class LocalCluster:
             self._remove(pod, forget=True)
 
     def _remove(self, pod: LocalPod, *, forget: bool = False) -> None:
+        pod.terminating = True
         task = asyncio.create_task(self._end(pod, forget=forget))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)

@@ -76,7 +76,7 @@ class LocalPod:
         self._main = asyncio.create_task(self._live(), name=f"pod {self.name}")
 
     async def stop(self) -> None:
-        """End its processes and let go of everything; done when nothing is left."""
+        """End its processes and let go of everything; done when nothing is left. To be called once."""
         self.terminating = True
         self._site.changed()
         if self._main is not None:
