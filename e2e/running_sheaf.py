@@ -22,6 +22,7 @@ VLLM_ENV = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "SHEAF_KERNELS": "off",
 }
 
 
