@@ -13,7 +13,7 @@ from sheaf.demo.recipe import DemoError
 CHAT_MODEL = "smollm2"
 EMBEDDING_MODEL = "minilm"
 CAPITAL = "What is the capital of France?"
-SEA = "Why is the sea salty?"
+PLANTS = "How do plants grow?"
 LIKE = ("A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised its rates.")
 TIMEOUT = 180.0
 MAX_TOKENS = 48
@@ -51,8 +51,8 @@ class Asker:
         """Everything, in the order in which the table shows it."""
         with self.client:
             return Answers(
-                base=(self.plain(CHAT_MODEL, CAPITAL), self.stream(CHAT_MODEL, SEA)),
-                adapters={name: (self.stream(name, CAPITAL), self.stream(name, SEA)) for name in STYLES},
+                base=(self.plain(CHAT_MODEL, CAPITAL), self.stream(CHAT_MODEL, PLANTS)),
+                adapters={name: (self.stream(name, CAPITAL), self.stream(name, PLANTS)) for name in STYLES},
                 prefix=self.prefix(),
                 vectors=self.embed(),
             )

@@ -32,7 +32,7 @@ def fill(path: Path, values: Mapping[str, str]) -> str:
         return Template(path.read_text(encoding="utf-8")).substitute(values)
     except (KeyError, ValueError) as error:
         known = ", ".join(sorted(values))
-        raise DemoError(f"{path}: unknown placeholder {error}; known are {known}") from error
+        raise DemoError(f"{path}: bad placeholder {error}; known are {known}") from error
 
 
 def write(parent: Path, manifests: Mapping[str, str]) -> Path:

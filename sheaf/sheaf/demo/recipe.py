@@ -7,6 +7,7 @@ nothing else.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -133,10 +134,16 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
+@cache
+def installed(library: str) -> str:
+    """The installed version of a library."""
+    return version(library)
+
+
 def library_versions() -> dict[str, str]:
     """Installed versions of what converts and trains; raises DemoError with the remedy where one is missing."""
     try:
-        return {name: version(name) for name in LIBRARIES}
+        return {name: installed(name) for name in LIBRARIES}
     except PackageNotFoundError as error:
         raise DemoError(f"{error.name} is not installed; run `make install`, or pip install 'sheaf[demo]'") from error
 

@@ -1,5 +1,6 @@
 """What the demo found, for people: a table of answers, the verdicts, and what to try next."""
 
+import io
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -16,9 +17,8 @@ COLUMNS = (("asked", "bold"), ("answer", ""), ("pod", "cyan"), ("why", "dim"), (
 
 def console() -> Console:
     """A console that can say every answer: what the terminal's encoding lacks is replaced, and a log file is wide."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
     return Console(highlight=False) if sys.stdout.isatty() else Console(width=WIDTH_OF_A_FILE, highlight=False)
 
 

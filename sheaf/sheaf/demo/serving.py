@@ -77,12 +77,12 @@ class Serving:
             time.sleep(POLL)
 
     def stop(self) -> None:
-        """End it as Ctrl-C does; by force where that does not end it."""
+        """End it as Ctrl-C does; by force where that, or the patience of whoever waits, does not last."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self.process.kill()
             self.process.wait()
 
