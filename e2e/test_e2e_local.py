@@ -270,3 +270,11 @@ def kill_a_running_sheaf(folder: Path) -> None:
 def sheaf_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sheaf.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_model_that_cannot_run_does_not_withhold_the_ready_line(tmp_path: Path) -> None:
+    broken = manifest("Model", "broken", source=f"file://{tmp_path}", engine={"args": ["--max-model-len=none"]})
+    write_manifests(tmp_path / "models.yaml", base(replicas=1), broken)
+    with sheaf_up(tmp_path / "models.yaml", tmp_path / "state", timeout=120) as running:
+        ready = {item["metadata"]["name"]: item["status"]["readyReplicas"] for item in running.get("models")}
+        assert ready == {"base": 1, "broken": 0}

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -31,7 +31,7 @@ MARK = "SHEAF_RUN"
 
 
 class LocalSheaf:
-    """A running local cluster. `on_ready` is called once, when everything declared serves."""
+    """A running local cluster. `on_ready` is called once, when everything declared serves or says why it cannot."""
 
     def __init__(
         self,
@@ -137,8 +137,18 @@ class LocalSheaf:
         self._on_ready()
 
     def _everything_serves(self) -> bool:
-        serving = {pod.template.model for pod in self.cluster.pods.values() if pod.ready}
-        return all(model.name in serving for model in self.store.of(Model) if model.spec.replicas)
+        """Whether every Model serves or has said why it cannot, and at least one serves where any should."""
+        pods = list(self.cluster.pods.values())
+        serving = {pod.template.model for pod in pods if pod.ready}
+        failing = {pod.template.model for pod in pods if pod.facts().reason} | set(self._clashing())
+        wanted = {model.name for model in self.store.of(Model) if model.spec.replicas}
+        return wanted <= serving | failing and (not wanted or bool(serving))
+
+    def _clashing(self) -> Iterator[str]:
+        for model in self.store.of(Model):
+            ready = model.status.condition("Ready")
+            if ready is not None and ready.reason == "NameClash":
+                yield model.name
 
     async def _gateway_knows(self) -> bool:
         """Whether the gateway has seen the pods that serve; where it asks for a key its word is not needed."""
