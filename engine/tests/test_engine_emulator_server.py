@@ -1,6 +1,6 @@
 """The emulator as a server on loopback: timing, adapters, events, faults, and how it starts and stops.
 
-What it has in common with vLLM is checked against both in e2e/test_e2e_engine_contract.py; here is what is its own.
+What it has in common with vLLM is checked against both in e2e/test_e2e_engine_contract_*.py; here is what is its own.
 """
 
 from __future__ import annotations

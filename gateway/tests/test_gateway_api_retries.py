@@ -6,7 +6,8 @@ import json
 import msgspec
 import openai
 import pytest
-from gateway_fixtures import STREAM_HEAD, adapter, ask, chat, chunk, event, make_world, model, response  # noqa: F401
+from gateway_fixtures import adapter, ask, chat, make_world, model  # noqa: F401
+from gateway_raw_servers import STREAM_HEAD, chunk, event, response
 
 CHAT = "/v1/chat/completions"
 

@@ -4,7 +4,8 @@ import asyncio
 import json
 
 import pytest
-from gateway_fixtures import DIGEST, adapter, ask, chat, make_world, model, pod_of, replace, slo  # noqa: F401
+from gateway_fixtures import adapter, ask, chat, make_world, model, pod_of, replace, slo  # noqa: F401
+from gateway_raw_servers import DIGEST
 from sheaf_crds.agent_api import AgentState
 from sheaf_gateway.fleet.assemble import pod_view, served_names
 from sheaf_gateway.fleet.snapshot import FleetSnapshot, PodSnapshot, read_snapshot
