@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-from running_sheaf import bare_vllm
+import running_sheaf
 from tiny_models import tiny_adapter, tiny_llama
 
 RANKS = {"ewe": 8, "ram": 16, "lamb": 4, "wether": 16}
@@ -59,29 +60,30 @@ class Engine:
     log: Path
 
 
+@contextmanager
 def serve(tmp: Path, switch: str, *arguments: str) -> Iterator[Engine]:
     adapters = {name: tiny_adapter(seed, rank) for seed, (name, rank) in enumerate(RANKS.items(), 1)}
     log = tmp / f"vllm-{switch}.log"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHEAF_KERNELS", switch)
-        with bare_vllm(tiny_llama(), "base", adapters, [*ARGUMENTS, *arguments], log) as url:
+        patch.setitem(running_sheaf.VLLM_ENV, "SHEAF_KERNELS", switch)
+        with running_sheaf.bare_vllm(tiny_llama(), "base", adapters, [*ARGUMENTS, *arguments], log) as url:
             yield Engine(url, log)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Said]:
     """What stock vLLM says when asked one thing at a time."""
-    for engine in serve(tmp_path_factory.mktemp("stock"), "off", "--enforce-eager"):
+    with serve(tmp_path_factory.mktemp("stock"), "off", "--enforce-eager") as engine:
         assert 'kernels="stock"' in kernels(engine.url)
         assert "sheaf_or_stock_wrapper" not in engine.log.read_text()
         return alone(engine.url)
-    raise AssertionError("no engine")
 
 
 @pytest.fixture(scope="module", params=["eager", "compiled graph"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     arguments = ["--enforce-eager"] if request.param == "eager" else []
-    yield from serve(tmp_path_factory.mktemp("sheaf"), "auto", *arguments)
+    with serve(tmp_path_factory.mktemp("sheaf"), "auto", *arguments) as engine:
+        yield engine
 
 
 def same(got: Said, wanted: Said) -> bool:
@@ -96,6 +98,7 @@ def test_sheafs_kernels_run_and_say_so(engine: Engine) -> None:
     assert 'kernels="sheaf"' in kernels(engine.url)
     log = engine.log.read_text()
     assert "Sheaf kernels: sheaf (CPU)" in log
+    assert "Sheaf kernels: ready for torch.float32" in log
     assert "Using sheaf_or_stock_wrapper" in log
 
 
