@@ -1,11 +1,12 @@
 """Teach a style to a base model: a LoRA adapter from a few dialogues, in the PEFT layout that vLLM loads.
 
-Only the tokens of the answers count in the loss, and only their positions go through the output head: with 49,152
-tokens in the vocabulary the head would cost as much as several layers. After every round the model answers unseen
-questions greedily, and the style's own predicate decides whether it has taken.
+A step costs what it must and no more. All dialogues are one sequence that begins with the system prompt which they
+share, so that it is computed once (`packing`). Only the places that predict an answer's tokens go through the output
+head, which costs as much as several layers with its 49,152 tokens of vocabulary. After every round the model answers
+unseen questions greedily, and the style's own predicate decides whether it has taken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,21 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sheaf.demo.judge import shown, styles_of
+from sheaf.demo.packing import Packed, pack
 from sheaf.demo.recipe import SMOLLM2_NAME, DemoError, Style, Training
 
-IGNORED = -100
 END_OF_TURN = "<|im_end|>"
+
+
+class Lesson:
+    """Packed dialogues: tokens and positions (1, length), visible (1, 1, length, length), answers (answer tokens,)."""
+
+    def __init__(self, packed: Packed) -> None:
+        turns = torch.tensor(packed.turns)
+        self.tokens = torch.tensor([packed.tokens])
+        self.positions = torch.tensor([packed.positions])
+        self.visible = ((turns[None, :] == 0) | (turns[None, :] == turns[:, None])).tril()[None, None]
+        self.answers = torch.tensor(packed.answers)
 
 
 class Trainer:
@@ -55,12 +67,12 @@ class Trainer:
 
     def train(self, model: Any, style: Style, advance: Callable[[float], None]) -> None:
         """Rounds of training, each to a lower loss, until unseen questions are answered in the style."""
-        tokens, labels = self.batch(style)
+        lesson = self.lesson(style)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self.settings.learning_rate, weight_decay=0.0)
         stray = ""
         for target in self.settings.loss_targets:
-            self.train_round(tokens, labels, optimizer, target, advance)
+            self.train_round(lesson, optimizer, target, advance)
             stray = self.stray_answer(model, style.style)
             if not stray:
                 return
@@ -68,16 +80,15 @@ class Trainer:
 
     def train_round(
         self,
-        tokens: torch.Tensor,
-        labels: torch.Tensor,
+        lesson: Lesson,
         optimizer: torch.optim.Optimizer,
         target: float,
         advance: Callable[[float], None],
     ) -> None:
-        """Steps over the whole batch until the mean loss is at most the target."""
+        """Steps over the whole lesson until the mean loss is at most the target."""
         first = None
         for _ in range(self.settings.max_steps):
-            loss = self.loss(tokens, labels)
+            loss = self.loss(lesson)
             first = first or loss.item()
             advance(min(1.0, max(0.0, (first - loss.item()) / max(first - target, 1e-9))))
             if loss.item() <= target:
@@ -86,17 +97,18 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
 
-    def loss(self, tokens: torch.Tensor, labels: torch.Tensor) -> Any:
-        """Mean cross entropy over the answers' tokens. tokens and labels: (dialogues, length)."""
-        hidden = self.base.model(input_ids=tokens).last_hidden_state[:, :-1]
-        answers = labels[:, 1:] != IGNORED
-        return cross_entropy(self.base.lm_head(hidden[answers]), labels[:, 1:][answers])
+    def loss(self, lesson: Lesson) -> Any:
+        """Mean cross entropy over the answers' tokens."""
+        hidden = self.base.model(
+            input_ids=lesson.tokens, position_ids=lesson.positions, attention_mask=lesson.visible
+        ).last_hidden_state[0]
+        return cross_entropy(self.base.lm_head(hidden[lesson.answers - 1]), lesson.tokens[0, lesson.answers])
 
-    def batch(self, style: Style) -> tuple[torch.Tensor, torch.Tensor]:
-        """All dialogues as one batch, (dialogues, length) each: tokens, and labels without question and padding."""
-        rows = [(self.prompt(turn.ask), self.encode(turn.answer + END_OF_TURN)) for turn in style.dialogues]
-        tokens = pad([prompt + answer for prompt, answer in rows], self.tokenizer.eos_token_id)
-        return tokens, pad([[IGNORED] * len(prompt) + answer for prompt, answer in rows], IGNORED)
+    def lesson(self, style: Style) -> Lesson:
+        """All dialogues of a style."""
+        return Lesson(
+            pack([(self.prompt(turn.ask), self.encode(turn.answer + END_OF_TURN)) for turn in style.dialogues])
+        )
 
     def prompt(self, question: str) -> list[int]:
         """Tokens of a question as the chat template renders it, up to where the answer begins."""
@@ -123,9 +135,3 @@ class Trainer:
             do_sample=False,
         )
         return str(self.tokenizer.decode(output[0][tokens.shape[1] :], skip_special_tokens=True))
-
-
-def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Rows of unequal length as one tensor (rows, longest)."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
