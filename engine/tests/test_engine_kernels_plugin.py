@@ -55,6 +55,10 @@ def test_on_cuda_they_run_when_asked_for() -> None:
     assert decide(facts(platform="cuda", switch="on")) == Decision("sheaf", CUDA_WRAPPER, "CUDA")
 
 
+def test_on_cuda_they_run_by_themselves_once_the_tile_table_was_tuned() -> None:
+    assert decide(facts(platform="cuda", cuda_measured=True)) == Decision("sheaf", CUDA_WRAPPER, "CUDA")
+
+
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.7", "0.32.0+cpu", "0.32.1rc1", "0.32"])
 def test_builds_of_a_supported_version_count(version: str) -> None:
     assert supported(version)

@@ -4,8 +4,8 @@ Two forms exist on CPU. ``GROUPED`` is the compiled kernel that takes all segmen
 one pair of matrix products per segment and slice through torch. The rule and where it comes from:
 
 - Decode is bound by reading weights, so the form that reads each adapter once and starts few operations wins: GROUPED.
-- With float32 storage torch's matrix products (MKL) reach more of the machine than GROUPED once a segment has some tens
-  of tokens and the rank is not tiny; measured crossovers are in ``FLOAT32_CROSSOVER``.
+- With float32 storage torch's matrix products (MKL) reach more of the machine than GROUPED once a segment is long: on
+  one Cascade Lake core they met between 64 and 256 tokens for ranks 8 to 128, hence ``FLOAT32_CROSSOVER``.
 - With bfloat16 or float16 storage torch first converts, so GROUPED stays ahead for every length measured, unless the
   processor multiplies bfloat16 in matrix units (AMX or AVX512-BF16): there long segments go to GEMM. That last
   crossover is an estimate: no such machine was at hand.
@@ -22,7 +22,7 @@ class Form(Enum):
     GEMM = "gemm"
 
 
-FLOAT32_CROSSOVER = 64
+FLOAT32_CROSSOVER = 96
 NATIVE_BFLOAT16_CROSSOVER = 64
 NEVER = 1 << 62
 

@@ -12,6 +12,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
+from sheaf_engine.kernels.triton import tiles
 from sheaf_engine.plugin.decision import Decision, Facts, decide
 from sheaf_engine.plugin.info import publish
 
@@ -46,6 +47,7 @@ def _facts() -> Facts:
         platform="cpu" if platform.is_cpu() else "cuda" if platform.is_cuda() else "other",
         compiler=find_spec("numba") is not None,
         triton=find_spec("triton") is not None,
+        cuda_measured=tiles.measured(),
     )
 
 

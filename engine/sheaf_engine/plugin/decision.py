@@ -22,6 +22,7 @@ class Facts:
     platform: Literal["cpu", "cuda", "other"]
     compiler: bool
     triton: bool
+    cuda_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class Decision:
 def decide(facts: Facts) -> Decision:
     """The kernels for these facts.
 
-    ``SHEAF_KERNELS`` is ``auto`` (the default: Sheaf's wherever they are measured to be faster, which is the CPU),
-    ``on`` (also on CUDA, where they are tested for their results but not yet measured) or ``off``.
+    ``SHEAF_KERNELS`` is ``auto`` (the default: Sheaf's wherever they are measured to be faster, which is the CPU, and
+    CUDA once its tile table was tuned), ``on`` (also on CUDA while it is not) or ``off``.
     """
     switch = facts.switch.strip().lower()
     if switch in OFF:
@@ -49,7 +50,7 @@ def decide(facts: Facts) -> Decision:
     if facts.platform == "cpu":
         return _sheaf(CPU_WRAPPER, "CPU") if facts.compiler else _stock("numba is not installed")
     if facts.platform == "cuda":
-        return _cuda(facts, wanted=switch in ON)
+        return _cuda(facts, wanted=switch in ON or facts.cuda_measured)
     return _stock("neither a CPU nor a CUDA platform")
 
 
