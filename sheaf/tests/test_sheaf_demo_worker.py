@@ -62,7 +62,7 @@ def test_it_makes_only_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
     for folder in (where.smollm2, *(where.adapters[name] for name in STYLES if name != "pirate")):
         provide(folder, lambda scratch: (scratch / "weights").touch())
     assert worker.main() == 0
-    assert {event["stage"] for event in said(capsys)} == {"train pirate"}
+    assert {event["stage"] for event in said(capsys)} == {"load smollm2", "train pirate"}
     assert worker.main() == 0
     assert said(capsys) == []
 

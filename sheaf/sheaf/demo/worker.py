@@ -25,9 +25,9 @@ def report(stage: str, fraction: float) -> None:
 
 def convert_base(where: Places) -> None:
     """The base model in the form that vLLM serves."""
+    report("convert smollm2", 0.0)
     from sheaf.demo.conversion import convert  # noqa: PLC0415 - torch takes ten seconds to import
 
-    report("convert smollm2", 0.0)
     source = where.packages[SMOLLM2.name] / SMOLLM2.folder
     provide(where.smollm2, lambda folder: convert(source, GGUF_FILE, folder))
     report("convert smollm2", 1.0)
@@ -35,9 +35,11 @@ def convert_base(where: Places) -> None:
 
 def train_adapters(where: Places, styles: dict[str, Style]) -> None:
     """One adapter for each style."""
+    report("load smollm2", 0.0)
     from sheaf.demo.training import Trainer  # noqa: PLC0415 - torch takes ten seconds to import
 
     trainer = Trainer(where.smollm2, TRAINING)
+    report("load smollm2", 1.0)
     for name, style in styles.items():
         stage = f"train {name}"
         report(stage, 0.0)
