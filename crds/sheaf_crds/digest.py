@@ -1,7 +1,7 @@
 """The digest of an adapter: one sha256 over the two files that the engine reads.
 
-For `adapter_config.json` and `adapter_model.safetensors`, in this order, one line `NAME SIZE SHA256\\n` is hashed. Other
-files (a README, an optimizer state, checkpoints of the training) do not count, so that they may change.
+For `adapter_config.json` and `adapter_model.safetensors`, in this order, one line `NAME SIZE SHA256\\n` is hashed.
+Other files (a README, an optimizer state, checkpoints of the training) do not count, so that they may change.
 """
 
 import hashlib

@@ -6,7 +6,7 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 from demo_endpoint import STYLED, Endpoint
-from sheaf.demo.ask import Asker, handbook
+from sheaf.demo.ask import LIKE, Asker, handbook
 from sheaf.demo.judge import STYLES, Answer, Vectors, judge
 from sheaf.demo.recipe import DemoError
 
@@ -83,3 +83,9 @@ def test_a_broken_stream_is_one_line(asker: Asker) -> None:
 def test_nobody_there_is_one_line() -> None:
     with pytest.raises(DemoError, match=r"^smollm2 got no answer: Connection error"):
         Asker("http://127.0.0.1:9", lambda _: None).ask()
+
+
+def test_words_alone_do_not_tell_which_texts_mean_the_same() -> None:
+    one, like_one, unlike = (set(text.lower().strip(".").split()) for text in LIKE)
+    assert not one & like_one
+    assert len(one & unlike) >= 3

@@ -1,4 +1,8 @@
-"""Ask a running Sheaf as any user would: with the official `openai` client, plain and streaming."""
+"""Ask a running Sheaf as any user would: with the official `openai` client, plain and streaming.
+
+Of the three texts to embed, the two that mean the same share no word and the two that do not share several, so that only a
+model that understands them gets the similarities right.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +18,7 @@ CHAT_MODEL = "smollm2"
 EMBEDDING_MODEL = "minilm"
 CAPITAL = "What is the capital of France?"
 PLANTS = "How do plants grow?"
-LIKE = ("A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised its rates.")
+LIKE = ("A cat sleeps on the sofa.", "Kittens nap upon couches.", "A tax on the house rose.")
 TIMEOUT = 180.0
 MAX_TOKENS = 48
 RULES = 24
