@@ -74,3 +74,11 @@ demo: $(STAMP) ## Serve two real models and four adapters on this machine and as
 .PHONY: clean
 clean: ## Remove the environment and every cache in this folder
 	rm -rf $(VENV) bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+.PHONY: bench-kernels
+bench-kernels: $(STAMP) ## The multi-LoRA kernels against stock vLLM's, side by side
+	$(BIN)/python bench/kernels/bench_kernels.py $(ARGS)
+
+.PHONY: bench-engine
+bench-engine: $(STAMP) ## Real vLLM with Sheaf's kernels and without, side by side
+	$(BIN)/python bench/kernels/bench_engine.py $(ARGS)
