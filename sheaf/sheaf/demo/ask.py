@@ -1,7 +1,7 @@
 """Ask a running Sheaf as any user would: with the official `openai` client, plain and streaming.
 
-Of the three texts to embed, the two that mean the same share no word and the two that do not share several, so that only a
-model that understands them gets the similarities right.
+Of the three texts to embed, the two that mean the same share no word and the two that do not share several, so that
+only a model that understands them gets the similarities right.
 """
 
 import time
