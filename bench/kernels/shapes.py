@@ -72,7 +72,7 @@ def table(*, quick: bool) -> list[Shape]:
 
 
 def _decode(*, quick: bool) -> Iterator[Shape]:
-    tokens: Sequence[int] = (1, 16) if quick else (1, 4, 16, 64)
+    tokens: Sequence[int] = (1, 16) if quick else (1, 8, 64)
     ranks: Sequence[int] = (16, 0) if quick else (8, 16, 64, 0)
     projections: Sequence[str] = ("8B qkv",) if quick else ("8B qkv", "70B o")
     for count, popularity, rank, projection in product(tokens, POPULARITY, ranks, projections):
@@ -87,9 +87,11 @@ def _decode(*, quick: bool) -> Iterator[Shape]:
 def _prefill(*, quick: bool) -> Iterator[Shape]:
     tokens: Sequence[int] = (512,) if quick else (128, 512)
     ranks: Sequence[int] = (16,) if quick else (8, 16, 64, 0)
-    projections: Sequence[str] = ("7B o",) if quick else ("7B o", "8B qkv")
-    for count, popularity, rank, projection in product(tokens, ("distinct", "identical", "zipf"), ranks, projections):
-        yield Shape("prefill", count, 4, popularity, rank, projection)
+    popularity = ("distinct", "identical", "zipf")
+    for count, kind, rank in product(tokens, popularity, ranks):
+        yield Shape("prefill", count, 4, kind, rank, "7B o")
     if not quick:
+        for kind in popularity:
+            yield Shape("prefill", 256, 4, kind, 16, "8B qkv")
         yield Shape("prefill", 512, 2, "distinct", 128, "7B o")
         yield Shape("prefill", 256, 2, "distinct", 16, "70B o")

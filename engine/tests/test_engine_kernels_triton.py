@@ -131,6 +131,13 @@ def test_a_plan_serves_one_batch_after_another(gpu: SimpleNamespace) -> None:
         assert int(plan.tiles[0]) == len({slot for slot in slots if slot >= 0}) + (slots == [3] * 8)
 
 
+def test_batches_longer_than_a_block_keep_their_order(gpu: SimpleNamespace) -> None:
+    slots = [token % 7 - 1 for token in range(300)]
+    plan = gpu.plan.Plan.make(300, 6, 64, "cpu")
+    plan.build(torch.tensor(slots))
+    assert plan.order[: sum(slot >= 0 for slot in slots)].tolist() == segment(slots).tokens.tolist()
+
+
 def test_too_many_tokens_are_refused(gpu: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="room for 2"):
         gpu.plan.Plan.make(2, 4, 4, "cpu").build(torch.tensor([0, 1, 2]))
