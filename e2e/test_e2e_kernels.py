@@ -79,10 +79,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
         return alone(engine.url)
 
 
-@pytest.fixture(scope="module", params=["eager", "compiled graph"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    arguments = ["--enforce-eager"] if request.param == "eager" else []
-    with serve(tmp_path_factory.mktemp("sheaf"), "auto", *arguments) as engine:
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with serve(tmp_path_factory.mktemp("sheaf"), "auto") as engine:
         yield engine
 
 

@@ -100,7 +100,7 @@ class Layer:
 def true_rank(a: torch.Tensor) -> int:
     """One more than the last row of ``a`` [R, H] that is not all zero; 0 for an empty slot."""
     if bool(a[-1, :16].any()):
-        return a.shape[0]
+        return int(a.shape[0])
     used = torch.nonzero(a.ne(0).any(dim=1))
     return int(used[-1]) + 1 if len(used) else 0
 

@@ -48,7 +48,7 @@ class SheafPunicaWrapperCPU(PunicaWrapperCPU):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._kernels = CpuKernels()
-        self._calls: dict[tuple[int, ...], tuple[Call, list[torch.Tensor]]] = {}
+        self._calls: dict[tuple[object, ...], tuple[Call, list[torch.Tensor]]] = {}
         self._step = self._kernels.step([])
         self._number = ops.enroll(self)
 
@@ -172,7 +172,7 @@ class SheafPunicaWrapperCPU(PunicaWrapperCPU):  # type: ignore[misc]
 
     def _call(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], slices: Sequence[int] | None) -> Call:
         """The prepared call for these adapters, made when they are first seen; it keeps them alive, as layers do."""
-        key = (a[0].data_ptr(), b[0].data_ptr(), b[0].shape[-2])
+        key = (a[0].data_ptr(), b[0].data_ptr(), a[0].shape, b[0].shape)
         if key not in self._calls:
             self._calls[key] = (self._kernels.call(Layer.stacked(a, b), slices), [*a, *b])
         return self._calls[key][0]

@@ -71,12 +71,12 @@ def _nothing(*_arguments: Any) -> None:
 
 def _define(library: torch.library.Library, name: str, function: Any) -> None:
     schema = torch.library.infer_schema(function, mutates_args=["y"])
-    library.define(name + schema)  # type: ignore[no-untyped-call]
-    library.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    library.define(name + schema)
+    library.impl(name, function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"sheaf::{name}", _nothing, lib=library)
 
 
-_library = torch.library.Library("sheaf", "DEF")  # type: ignore[no-untyped-call]
+_library = torch.library.Library("sheaf", "DEF")
 _define(_library, "lora_linear", _linear)
 _define(_library, "lora_shrink", _shrink)
 _define(_library, "lora_expand", _expand)

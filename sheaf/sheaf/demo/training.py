@@ -124,14 +124,14 @@ class Trainer:
         answers = (self.answer(model, question) for question in self.settings.questions)
         return next((shown(text) for text in answers if styles_of(text) != (style,)), "")
 
-    @torch.inference_mode()
     def answer(self, model: Any, question: str) -> str:
         """The greedy answer to a question."""
         tokens = torch.tensor([self.prompt(question)])
-        output = model.generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            max_new_tokens=self.settings.max_new_tokens,
-            do_sample=False,
-        )
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=self.settings.max_new_tokens,
+                do_sample=False,
+            )
         return str(self.tokenizer.decode(output[0][tokens.shape[1] :], skip_special_tokens=True))
