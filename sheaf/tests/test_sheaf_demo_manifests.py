@@ -11,7 +11,7 @@ from sheaf_crds import Adapter, KubeObject, Model
 from sheaf_crds.digest import directory_digest
 from sheaf_crds.manifests import ManifestFile, parse
 
-EXAMPLES = sorted(TEMPLATES_DIR.parent.glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
 def read(files: dict[str, str]) -> list[KubeObject]:

@@ -1,4 +1,4 @@
-"""The demo's manifests: templates in examples/demo with `${NAME}` where this machine's paths and digests go."""
+"""The demo's manifests: templates beside this file with `${NAME}` where this machine's paths and digests go."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from sheaf_crds.digest import directory_digest
 
 from sheaf.demo.recipe import DemoError, key_of
 
-TEMPLATES_DIR = Path(__file__).parents[3] / "examples" / "demo"
+TEMPLATES_DIR = Path(__file__).with_name("templates")
 
 
 def render(templates: Path, sources: Mapping[str, Path], adapters: Mapping[str, Path]) -> dict[str, str]:
@@ -22,7 +22,7 @@ def render(templates: Path, sources: Mapping[str, Path], adapters: Mapping[str, 
         values[f"{name.upper()}_DIGEST"] = directory_digest(folder)
     found = {path.name: fill(path, values) for path in sorted(templates.glob("*.yaml"))}
     if not found:
-        raise DemoError(f"{templates} holds no manifests; run the demo from a clone of the repository")
+        raise DemoError(f"{templates} holds no manifests")
     return found
 
 
