@@ -127,6 +127,21 @@ def test_long_float32_segments_take_the_matrix_product_and_the_rest_stays_groupe
     make(len(interleaved)).check(CpuKernels(), interleaved)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_segments_and_slices_longer_than_every_block_agree(dtype: torch.dtype) -> None:
+    slots = [1] * (2 * grouped.EXPAND_TOKENS + 7) + [0] * 5
+    case = make(len(slots), hidden=2 * grouped.DEPTH_BLOCK + 16, widths=(grouped.EXPAND_TILE + 40,), dtype=dtype)
+    kernels, result = CpuKernels(), case.y.clone()
+    kernels.apply(kernels.call(case.layer), result, case.x, kernels.step(slots))
+    a, b = [m.squeeze(1).unbind(0) for m in case.a], [m.squeeze(1).unbind(0) for m in case.b]
+    assert ((result.double() - apply_reference(case.y, case.x, a, b, slots)).abs() <= 0.1).all()
+    rows = [0, 127, 128, 129, 255, 256, 262, 263, 267]
+    part = Case(case.x[rows], case.y[rows], case.a, case.b)
+    expected = apply_reference(part.y, part.x, a, b, [slots[row] for row in rows])
+    bound = error_bound(part.y, part.x, a, b, [slots[row] for row in rows])
+    assert ((result[rows].double() - expected).abs() <= bound).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_padding_behind_the_true_rank_is_never_read_into_a_result(dtype: torch.dtype) -> None:
     """B's columns behind the true rank are poisoned: a kernel that does the padded work would show it."""

@@ -1,7 +1,11 @@
-"""The GPU kernels, run by Triton's interpreter on CPU, agree with the float64 specification."""
+"""The GPU kernels, run by Triton's interpreter on CPU, agree with the float64 specification.
 
-import sys
-from collections.abc import Iterator, Sequence
+The interpreter must be chosen before anything imports Triton (vLLM and torch's compiler do, in other tests), hence when
+tests are collected.
+"""
+
+import os
+from collections.abc import Sequence
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from sheaf_engine.kernels.reference import apply_reference, error_bound
 from sheaf_engine.kernels.segments import segment
 
-PACKAGE = "sheaf_engine.kernels.triton"
+os.environ["TRITON_INTERPRET"] = "1"
 LAYOUTS = {
     "empty": [],
     "one": [2],
@@ -29,18 +33,10 @@ quick = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCh
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Iterator[SimpleNamespace]:
-    """The Triton modules, imported so that kernels are interpreted; forgotten afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        forget()
-        yield SimpleNamespace(**{name: import_module(f"{PACKAGE}.{name}") for name in ("plan", "sgmv", "tiles")})
-        forget()
-
-
-def forget() -> None:
-    for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
-        del sys.modules[name]
+def gpu() -> SimpleNamespace:
+    """The Triton modules, with kernels that are interpreted."""
+    names = ("plan", "sgmv", "tiles")
+    return SimpleNamespace(**{name: import_module(f"sheaf_engine.kernels.triton.{name}") for name in names})
 
 
 def adapters(dtype: torch.dtype, hidden: int = 48, rank: int = 16) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -4,8 +4,8 @@ Pass one shrinks (``v = scale * x A``), pass two expands (``y += v B``). Each pa
 threads walk through in the same order, claiming the next one from an atomic counter, so that mixed ranks and lengths
 balance by themselves. An adapter is found through tables of addresses: ``a[slice, slot]``, ``b[slice, slot]`` and the
 true ``rank[slice, slot]``; loading or evicting one moves no other, and an adapter of rank 8 beside one of rank 128
-costs what rank 8 costs. Segments of one to three tokens (decode) stream weights once through registers; longer ones
-(prefill) are tiled four tokens at a time, B transposed per tile into the cache.
+costs what rank 8 costs. Segments of one to three tokens (decode) stream each weight once through registers. Longer ones
+(prefill) are tiled four tokens at a time, over blocks of A and transposed blocks of B that are widened into the cache.
 
 A call is described by ``Call``: one array of int64 that holds addresses and strides (in elements), so that passing it
 to the threads costs nothing. The field order is shared with the compiled code.
@@ -27,6 +27,7 @@ from sheaf_engine.kernels.micro import (
     shrink_four_tokens,
     shrink_one_token,
     transpose_block,
+    widen_row,
 )
 from sheaf_engine.kernels.simd import at, fetch_add, get, inline, pointer, put, stack_floats
 
@@ -59,56 +60,68 @@ from sheaf_engine.kernels.simd import at, fetch_add, get, inline, pointer, put, 
 Storage = Literal["float32", "bfloat16", "float16"]
 MAX_RANK = 256
 LONG = 4
-TOKEN_BLOCK = 32
-RANK_BLOCK = 16
-DEPTH_BLOCK = 512
-DECODE_TILE = 256
-TILE_FLOATS = 4096
+TOKEN_BLOCK, RANK_BLOCK, DEPTH_BLOCK = 64, 16, 512
+EXPAND_TOKENS, EXPAND_TILE, DECODE_TILE, TILE_FLOATS = 128, 1024, 256, 8192
 
 
 @inline
-def _shrink_block(
+def _shrink_short(
     c: Any, x: Any, v: Any, a: Any, tokens: Any, first: int, count: int, low: int, high: int, scale: Any
 ) -> None:
     depth, x_row, v_row = get(c, DEPTH), get(c, X_ROW), get(c, V_ROW)
+    for t in range(first, first + count):
+        token = get(tokens, t)
+        for j in range(low, high, 8):
+            shrink_one_token(at(x, token * x_row), at(a, j * depth), depth, at(v, token * v_row + j), scale)
+
+
+@inline
+def _shrink_long(
+    c: Any, x: Any, v: Any, a: Any, tokens: Any, first: int, count: int, low: int, high: int, scale: Any
+) -> None:
+    depth, x_row, v_row = get(c, DEPTH), get(c, X_ROW), get(c, V_ROW)
+    weights = stack_floats(8192)
     for t in range(first, first + count):
         for j in range(low, high):
             put(v, get(tokens, t) * v_row + j, np.float32(0))
     for k in range(0, depth, DEPTH_BLOCK):
         step = min(DEPTH_BLOCK, depth - k)
+        for j in range(low, high):
+            widen_row(at(a, j * depth + k), step, at(weights, (j - low) * DEPTH_BLOCK))
         for t in range(first, first + count, 4):
-            _shrink_quad(x, v, at(a, k), tokens, t, first + count - t, low, high, k, step, depth, x_row, v_row, scale)
+            _shrink_quad(at(x, k), v, weights, tokens, t, first + count - t, low, high, step, x_row, v_row, scale)
 
 
 @inline
 def _shrink_quad(
     x: Any,
     v: Any,
-    a: Any,
+    weights: Any,
     tokens: Any,
     t: int,
     left: int,
     low: int,
     high: int,
-    k: int,
     step: int,
-    depth: int,
     x_row: int,
     v_row: int,
     scale: Any,
 ) -> None:
-    spare = stack_floats(8)
+    rows, spare = stack_floats(2048), stack_floats(8)
     t0 = get(tokens, t)
     t1 = get(tokens, t + 1) if left > 1 else t0
     t2 = get(tokens, t + 2) if left > 2 else t0
     t3 = get(tokens, t + 3) if left > 3 else t0
-    x0, x1, x2, x3 = at(x, t0 * x_row + k), at(x, t1 * x_row + k), at(x, t2 * x_row + k), at(x, t3 * x_row + k)
+    widen_row(at(x, t0 * x_row), step, rows)
+    widen_row(at(x, t1 * x_row), step, at(rows, DEPTH_BLOCK))
+    widen_row(at(x, t2 * x_row), step, at(rows, 2 * DEPTH_BLOCK))
+    widen_row(at(x, t3 * x_row), step, at(rows, 3 * DEPTH_BLOCK))
     for j in range(low, high, 4):
         v0 = at(v, t0 * v_row + j)
         v1 = at(v, t1 * v_row + j) if left > 1 else spare
         v2 = at(v, t2 * v_row + j) if left > 2 else spare
         v3 = at(v, t3 * v_row + j) if left > 3 else spare
-        shrink_four_tokens(x0, x1, x2, x3, at(a, j * depth), depth, step, v0, v1, v2, v3, scale)
+        shrink_four_tokens(rows, at(weights, (j - low) * DEPTH_BLOCK), DEPTH_BLOCK, step, v0, v1, v2, v3, scale)
 
 
 @inline
@@ -157,27 +170,25 @@ def _shrink_pass(address: int, tag: Any) -> None:
     tokens, starts = pointer(get(c, TOKENS), np.int64(0)), pointer(get(c, STARTS), np.int64(0))
     slots, ranks = pointer(get(c, SLOTS), np.int64(0)), pointer(get(c, RANKS), np.int64(0))
     table, counter = pointer(get(c, A_TABLE), np.int64(0)), at(c, COUNTER)
-    depth, capacity = get(c, DEPTH), get(c, CAPACITY)
+    capacity = get(c, CAPACITY)
     item, mine = 0, fetch_add(counter)
     for s in range(get(c, SEGMENTS)):
         first, count, slot = get(starts, s), get(starts, s + 1) - get(starts, s), get(slots, s)
-        block = TOKEN_BLOCK if count > 1 else 1
+        long = count >= LONG
+        block, rows = (TOKEN_BLOCK, RANK_BLOCK) if long else (LONG, 8)
         for part in range(get(c, SLICES)):
             rank = (get(ranks, part * capacity + slot) + 7) & ~7
             a = pointer(get(table, part * capacity + slot), tag)
             into = at(v, part * get(c, V_SLICE))
-            rows = RANK_BLOCK if count > 1 else 8
             for t in range(first, first + count, block):
                 for j in range(0, rank, rows):
                     if item == mine:
                         mine = fetch_add(counter)
-                        if count == 1:
-                            token = get(tokens, t)
-                            out = at(into, token * get(c, V_ROW) + j)
-                            shrink_one_token(at(x, token * get(c, X_ROW)), at(a, j * depth), depth, out, scale)
+                        some, high = min(block, first + count - t), min(j + rows, rank)
+                        if long:
+                            _shrink_long(c, x, into, a, tokens, t, some, j, high, scale)
                         else:
-                            some = min(block, first + count - t)
-                            _shrink_block(c, x, into, a, tokens, t, some, j, min(j + rows, rank), scale)
+                            _shrink_short(c, x, into, a, tokens, t, some, j, high, scale)
                     item += 1
 
 
@@ -200,16 +211,18 @@ def _expand_pass(address: int, tag: Any) -> None:
             b = pointer(get(table, part * capacity + slot), tag)
             source, target = at(v, part * get(c, V_SLICE)), at(y, get(offsets, part))
             row, width = get(rows, part), get(widths, part)
-            tile = DECODE_TILE if count < LONG else min(128, max(32, (TILE_FLOATS // rank) & ~31))
-            for o in range(0, width, tile):
-                if item == mine:
-                    mine = fetch_add(counter)
-                    high = min(o + tile, width)
-                    if count < LONG:
-                        _expand_short(c, target, source, b, tokens, first, count, row, rank, o, high)
-                    else:
-                        _expand_long(c, target, source, b, tokens, first, count, row, rank, o, high)
-                item += 1
+            tile = min(EXPAND_TILE, max(32, (TILE_FLOATS // rank) & ~31)) if count >= LONG else DECODE_TILE
+            for t in range(first, first + count, EXPAND_TOKENS):
+                some = min(EXPAND_TOKENS, first + count - t)
+                for o in range(0, width, tile):
+                    if item == mine:
+                        mine = fetch_add(counter)
+                        high = min(o + tile, width)
+                        if count >= LONG:
+                            _expand_long(c, target, source, b, tokens, t, some, row, rank, o, high)
+                        else:
+                            _expand_short(c, target, source, b, tokens, t, some, row, rank, o, high)
+                    item += 1
 
 
 ENTRY = types.void(types.int64)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core.extending import intrinsic as numba_intrinsic
 from numba.core.extending import models, register_model
@@ -201,7 +202,10 @@ def _make_splat(lanes: Lanes) -> Any:
 load8, load16 = _make_load(LANES8), _make_load(LANES16)
 store8, store16 = _make_store(LANES8), _make_store(LANES16)
 zero8, zero16 = _make_zero(LANES8), _make_zero(LANES16)
-splat16 = _make_splat(LANES16)
+splat8, splat16 = _make_splat(LANES8), _make_splat(LANES16)
+
+WIDTH = 16 if get_host_cpu_features().get("avx512f") else 8
+load, zero = (load16, zero16) if WIDTH == 16 else (load8, zero8)
 
 
 @intrinsic
@@ -212,6 +216,40 @@ def fma(_context: Any, x: Any, _y: Any, _z: Any) -> Any:
         return b.fadd(b.fmul(v[0], v[1], flags=("contract",)), v[2], flags=("contract",))
 
     return x(x, x, x), generate
+
+
+@intrinsic
+def times(_context: Any, x: Any, _y: Any) -> Any:
+    """``x * y`` lane by lane."""
+    return x(x, x), lambda _c, b, _s, v: b.fmul(v[0], v[1])
+
+
+@intrinsic
+def fold(_context: Any, lanes: Any) -> Any:
+    """Eight lanes with the same sum."""
+
+    def generate(_c: Any, b: ir.IRBuilder, _s: Any, v: Any) -> ir.Value:
+        if lanes.width == 8:
+            return v[0]
+        low, high = _mask(list(range(8))), _mask(list(range(8, 16)))
+        return b.fadd(b.shuffle_vector(v[0], v[0], low), b.shuffle_vector(v[0], v[0], high))
+
+    return LANES8(lanes), generate
+
+
+@intrinsic
+def add_halves(_context: Any, low: Any, _high: Any, _lanes: Any) -> Any:
+    """``low[0:4] += lanes[0:4]`` and ``high[0:4] += lanes[4:8]``, in this order: the two may be one place."""
+
+    def generate(context: Any, b: ir.IRBuilder, _s: Any, v: Any) -> ir.Value:
+        for base, lanes in ((v[0], [0, 1, 2, 3]), (v[1], [4, 5, 6, 7])):
+            place = b.bitcast(base, ir.VectorType(FLOAT, 4).as_pointer())
+            old = b.load(place)
+            old.align = 4
+            b.store(b.fadd(old, b.shuffle_vector(v[2], v[2], _mask(lanes))), place).align = 4
+        return context.get_dummy_value()
+
+    return types.void(low, low, LANES8), generate
 
 
 @intrinsic
