@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -198,6 +199,14 @@ def test_completions_and_embeddings_and_responses_answer(sheaf: Sheaf) -> None:
         assert len(vectors.data) == 2
         answer = client.responses.create(model="tiny", input="Say one word.", max_output_tokens=8)
         assert answer.status in {"completed", "incomplete"}
+
+
+def test_the_anthropic_client_is_answered(sheaf: Sheaf) -> None:
+    with anthropic.Anthropic(base_url=sheaf.url, api_key="none") as client:
+        asked = [{"role": "user", "content": "hi"}]
+        message = client.messages.create(model="style-4", max_tokens=8, messages=asked)
+    assert (message.role, message.model) == ("assistant", "style-4")
+    assert message.usage.output_tokens > 0
 
 
 def test_an_unknown_model_is_told_its_nearest_names(sheaf: Sheaf) -> None:

@@ -25,7 +25,7 @@ LAYOUTS = {
     "unsorted": [2, -1, 0, 2, 1, -1, 0, 0, 2, 3, 0],
     "blocks": [1] * 5 + [-1] * 3 + [0] * 33 + [1] * 2,
 }
-pytestmark = pytest.mark.timeout(2, func_only=True)
+pytestmark = pytest.mark.timeout(20, func_only=True)
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.timeout(2, func_only=True)
+pytestmark = pytest.mark.timeout(20, func_only=True)
 IDS = [11, 12, None, 14]
 TOKENS = (11, 11, 0, 14, 14, 14, 12, 14)
 REQUESTS = (11, 0, 14, 12, 14)
