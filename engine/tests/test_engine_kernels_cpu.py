@@ -127,6 +127,18 @@ def test_long_float32_segments_take_the_matrix_product_and_the_rest_stays_groupe
     make(len(interleaved)).check(CpuKernels(), interleaved)
 
 
+def test_layers_share_a_step_and_an_empty_slot_adds_nothing_in_any_form() -> None:
+    slots = [1] * 3 + [0] * 3 + [2]
+    case = make(len(slots), ranks=(8, 0, 16, 4))
+    kernels = CpuKernels(compiled=False)
+    step = kernels.step(slots)
+    for call in (kernels.call(case.layer), kernels.call(case.layer)):
+        result = case.y.clone()
+        kernels.apply(call, result, case.x, step)
+        assert torch.equal(result[:3], case.y[:3])
+        assert not torch.equal(result[3:6], case.y[3:6])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_segments_and_slices_longer_than_every_block_agree(dtype: torch.dtype) -> None:
     slots = [1] * (2 * grouped.EXPAND_TOKENS + 7) + [0] * 5

@@ -5,7 +5,7 @@ one pair of matrix products per segment and slice through torch. The rule and wh
 
 - Decode is bound by reading weights, so the form that reads each adapter once and starts few operations wins: GROUPED.
 - With float32 storage torch's matrix products (MKL) reach more of the machine than GROUPED once a segment is long: on
-  one Cascade Lake core they met between 64 and 256 tokens for ranks 8 to 128, hence ``FLOAT32_CROSSOVER``.
+  one Cascade Lake core they met near 256 tokens for ranks of 8 and 16 and near 128 for ranks of 64 and 128.
 - With bfloat16 or float16 storage torch first converts, so GROUPED stays ahead for every length measured, unless the
   processor multiplies bfloat16 in matrix units (AMX or AVX512-BF16): there long segments go to GEMM. That last
   crossover is an estimate: no such machine was at hand.
@@ -22,16 +22,18 @@ class Form(Enum):
     GEMM = "gemm"
 
 
-FLOAT32_CROSSOVER = 96
+LOW_RANK = 32
+FLOAT32_CROSSOVER, FLOAT32_CROSSOVER_ABOVE_LOW_RANK = 256, 128
 NATIVE_BFLOAT16_CROSSOVER = 64
 NEVER = 1 << 62
 
 
-def gemm_from(*, grouped: bool, float32: bool, bfloat16: bool, native_bfloat16: bool) -> int:
+def gemm_from(*, grouped: bool, rank: int, float32: bool, bfloat16: bool, native_bfloat16: bool) -> int:
     """The segment length from which GEMM is the better form.
 
     Args:
         grouped: the compiled kernel can take this layer.
+        rank: the rank that its slots are padded to.
         float32: the adapters are stored as float32.
         bfloat16: they are stored as bfloat16.
         native_bfloat16: the processor multiplies bfloat16 matrices itself.
@@ -39,7 +41,7 @@ def gemm_from(*, grouped: bool, float32: bool, bfloat16: bool, native_bfloat16: 
     if not grouped:
         return 0
     if float32:
-        return FLOAT32_CROSSOVER
+        return FLOAT32_CROSSOVER if rank <= LOW_RANK else FLOAT32_CROSSOVER_ABOVE_LOW_RANK
     return NATIVE_BFLOAT16_CROSSOVER if bfloat16 and native_bfloat16 else NEVER
 
 

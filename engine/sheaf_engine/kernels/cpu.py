@@ -127,6 +127,7 @@ class CpuKernels:
         offsets = np.cumsum([offset, *spans[:-1]], dtype=np.int64)
         crossover = gemm_from(
             grouped=self._compiled and layer.storage is not None,
+            rank=layer.rank,
             float32=layer.dtype == torch.float32,
             bfloat16=layer.dtype == torch.bfloat16,
             native_bfloat16=self._native,
