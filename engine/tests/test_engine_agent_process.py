@@ -171,3 +171,8 @@ def test_no_text_makes_reading_figures_fail(parts: list[str]) -> None:
 def test_every_reason_is_documented() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "adapters.md").read_text()
     assert [reason for reason in Reason if f"`{reason}`" not in text] == []
+
+
+def test_the_kernels_that_run_are_read_and_are_stock_where_the_engine_does_not_say() -> None:
+    assert parse_figures('sheaf:kernels_info{kernels="sheaf",reason="CPU"} 1.0').kernels == "sheaf"
+    assert parse_figures("").kernels == "stock"

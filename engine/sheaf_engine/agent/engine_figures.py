@@ -15,6 +15,7 @@ _WANTED = (
     "vllm:cache_config_info",
     "vllm:lora_requests_info",
     "process_start_time_seconds",
+    "sheaf:kernels_info",
 )
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
@@ -28,12 +29,14 @@ class Figures:
         started: Unix seconds of the engine's start; 0 where it does not say.
         block_size: tokens in a KV block; 0 where it does not say.
         active: names of adapters with requests running or waiting.
+        kernels: LoRA kernels in use; stock where it does not say.
     """
 
     load: EngineLoad = field(default_factory=EngineLoad)
     started: float = 0.0
     block_size: int = 0
     active: frozenset[str] = frozenset()
+    kernels: str = "stock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def parse_figures(text: str) -> Figures:
         max((s.value for s in samples if s.name == "process_start_time_seconds"), default=0.0),
         next((int(size) for size in blocks if size.isdigit()), 0),
         _active(samples),
+        next((s.labels.get("kernels", "stock") for s in samples if s.name == "sheaf:kernels_info"), "stock"),
     )
 
 

@@ -26,6 +26,7 @@ class Engine:
     version: str = ""
     max_model_len: int = 0
     block_size: int = 0
+    kernels: str = "stock"
     load: EngineLoad = field(default_factory=EngineLoad)
 
 
@@ -90,6 +91,7 @@ def describe(memory: Memory) -> AgentState:
         engine=engine.phase,
         engine_epoch=engine.epoch,
         engine_version=engine.version,
+        kernels=engine.kernels,
         max_model_len=engine.max_model_len,
         block_size=engine.block_size,
         capacity=memory.capacity,
