@@ -7,7 +7,7 @@ import pytest
 from gateway_fixtures import adapter, ask, chat, make_world, model, pod_of, replace, slo  # noqa: F401
 from gateway_raw_servers import DIGEST
 from sheaf_crds.agent_api import AgentState
-from sheaf_gateway.fleet.assemble import pod_view, served_names
+from sheaf_gateway.fleet.assemble import pod_view
 from sheaf_gateway.fleet.snapshot import FleetSnapshot, PodSnapshot, read_snapshot
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.watch import contents
@@ -25,6 +25,12 @@ def store(**parts) -> FleetStore:
     made = FleetStore()
     made.apply_snapshot(snapshot(models=[model("base")], pods=[POD], **parts))
     return made
+
+
+def served_names(declared: FleetSnapshot):
+    made = FleetStore()
+    made.apply_snapshot(declared)
+    return made.fleet.served
 
 
 def state(**parts) -> AgentState:

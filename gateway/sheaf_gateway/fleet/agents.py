@@ -1,9 +1,10 @@
 """Calls to the agents in the pods, over the proxy's own connection pool, with the token from a file.
 
-The token is read again for every call that is not on the hot path, so that it can be rotated without a restart.
+The token is read again every second and after every refusal, so that it can be rotated without a restart.
 """
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -19,8 +20,11 @@ from sheaf_gateway.proxy.upstream import Pool
 
 MAX_ANSWER = 64 * 2**20
 POLL_WAIT_S = 25.0
+_CONNECT_S = 1.0
 _GRACE_S = 10.0
+_TOKEN_S = 1.0
 _MAX_TEXT = 1024
+_ACCEPT: Header = (b"accept", b"application/json")
 
 T = TypeVar("T", AgentState, AdapterState)
 
@@ -41,16 +45,18 @@ class AgentClient:
     def __init__(self, pool: Pool, token_file: Path | None) -> None:
         self._pool = pool
         self._token_file = token_file
+        self._read_headers: tuple[Header, ...] = (_ACCEPT,)
+        self._read_until = 0.0
 
-    async def state(self, url: str, after: int | None) -> AgentState:
-        """The agent's report: at once where it is newer than `after`, otherwise when it changes.
+    async def state(self, url: str, after: int | None, wait_s: float = POLL_WAIT_S) -> AgentState:
+        """The agent's report: at once where it is not the one of `after`, otherwise when it changes or after
+        `wait_s`.
 
         Raises:
             AgentError: There was no report.
         """
-        query = f"?wait={POLL_WAIT_S:g}" + (f"&after={after}" if after is not None else "")
-        target = f"/v1/state{query}" if after is not None else "/v1/state"
-        body = await self._call(url, "GET", target, POLL_WAIT_S + _GRACE_S)
+        target = f"/v1/state?wait={wait_s:.3g}&after={after}" if after is not None else "/v1/state"
+        body = await self._call(url, "GET", target, (wait_s if after is not None else 0.0) + _GRACE_S)
         return _parsed(AgentState, body)
 
     async def load(self, url: str, adapter: str, timeout_s: float) -> AdapterState:
@@ -68,23 +74,28 @@ class AgentClient:
     async def _call(self, url: str, method: str, target: str, timeout_s: float) -> bytes:
         try:
             endpoint = Endpoint.parse(url)
-            timeouts = Timeouts(first_byte_s=timeout_s, idle_s=_GRACE_S)
-            headers = await asyncio.to_thread(self._headers)
+            timeouts = Timeouts(connect_s=_CONNECT_S, first_byte_s=timeout_s, idle_s=_GRACE_S)
+            headers = await self._headers()
             async with self._pool.request(endpoint, method, target, headers, timeouts=timeouts) as response:
                 body = await response.read(MAX_ANSWER)
                 status = response.status
         except (UpstreamError, ValueError, OSError) as error:
             raise AgentError(0, getattr(error, "kind", "unreachable"), str(error)) from error
         if status != 200:
+            self._read_until = 0.0
             raise _refused(status, body)
         return body
 
-    def _headers(self) -> tuple[Header, ...]:
-        accept = (b"accept", b"application/json")
-        if self._token_file is None:
-            return (accept,)
-        token = self._token_file.read_text("ascii").strip()
-        return (accept, (b"authorization", f"Bearer {token}".encode("ascii")))
+    async def _headers(self) -> tuple[Header, ...]:
+        if self._token_file is not None and (now := time.monotonic()) >= self._read_until:
+            self._read_until = now + _TOKEN_S
+            self._read_headers = await asyncio.to_thread(_with_token, self._token_file)
+        return self._read_headers
+
+
+def _with_token(path: Path) -> tuple[Header, ...]:
+    token = path.read_text("ascii").strip()
+    return (_ACCEPT, (b"authorization", f"Bearer {token}".encode("ascii")))
 
 
 def _parsed(kind: type[T], body: bytes) -> T:

@@ -1,25 +1,14 @@
-"""From a snapshot and what each agent says to the view that decisions read: pure."""
+"""From what is declared and what each agent says to the view that decisions read: pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from types import MappingProxyType
 
 import msgspec
 from sheaf_crds import SLO, Adapter, Model
 from sheaf_crds.agent_api import AgentState
 
-from sheaf_gateway.fleet.snapshot import FleetSnapshot, PodSnapshot
-from sheaf_gateway.fleet.view import Fleet, Pod, Promise, Rate, Served
-
-_NO_PROMISE = Promise()
-
-
-def served_names(snapshot: FleetSnapshot) -> Mapping[str, Served]:
-    """Every name that callers may use. Where a Model and an Adapter clash, the Model keeps the name."""
-    promises = {slo.name: promise(slo) for slo in snapshot.slos}
-    models = {model.name: model for model in snapshot.models}
-    names = {a.name: _adapter(a, models[a.spec.model_ref.name], promises) for a in _attached(snapshot, models)}
-    names.update((name, _model(model, promises)) for name, model in models.items())
-    return MappingProxyType(dict(sorted(names.items())))
+from sheaf_gateway.fleet.snapshot import PodSnapshot
+from sheaf_gateway.fleet.view import Pod, Promise, Rate, Served
 
 
 def pod_view(pod: PodSnapshot, state: AgentState | None, own_running: int) -> Pod:
@@ -30,7 +19,7 @@ def pod_view(pod: PodSnapshot, state: AgentState | None, own_running: int) -> Po
         model=pod.model,
         engine_url=pod.engine_url,
         agent_url=pod.agent_url,
-        ready=pod.ready,
+        ready=pod.ready and bool(pod.engine_url),
         draining=pod.draining,
         spot=pod.spot,
         zone=pod.zone,
@@ -54,14 +43,31 @@ def _reported(pod: Pod, state: AgentState, own_running: int) -> Pod:
     )
 
 
-def grouped(version: int, served: Mapping[str, Served], pods: Iterable[Pod]) -> Fleet:
-    """The view of these names and pods."""
-    by_model: dict[str, list[Pod]] = {}
-    for pod in sorted(pods, key=lambda pod: pod.name):
-        by_model.setdefault(pod.model, []).append(pod)
-    found = {model: tuple(pods) for model, pods in by_model.items()}
-    ready = {model: sum(pod.ready for pod in pods) for model, pods in found.items()}
-    return Fleet(version=version, served=served, pods=MappingProxyType(found), ready=MappingProxyType(ready))
+def arranged(pods: Iterable[Pod], suspects: Container[str] = ()) -> tuple[Pod, ...]:
+    """The pods of one Model by rising name.
+
+    A suspect (its agent does not answer) does not count as ready, unless no other pod is: then the gateway doubts
+    its own eyes.
+    """
+    found = tuple(sorted(pods, key=_name))
+    ready = [pod.name for pod in found if pod.ready]
+    doubted = {name for name in ready if name in suspects}
+    if not doubted or len(doubted) == len(ready):
+        return found
+    return tuple(msgspec.structs.replace(pod, ready=False) if pod.name in doubted else pod for pod in found)
+
+
+def renamed(served: Mapping[str, Served], changed: Mapping[str, Served | None]) -> Mapping[str, Served]:
+    """The names with some of them changed (None: gone), by rising name; the same object where nothing differs."""
+    news = {name: entry for name, entry in changed.items() if served.get(name) != entry}
+    if not news:
+        return served
+    merged = {**served, **news}
+    for name in [name for name, entry in news.items() if entry is None]:
+        del merged[name]
+    if any(name not in served for name in news):
+        merged = dict(sorted(merged.items(), key=_first))
+    return MappingProxyType({name: entry for name, entry in merged.items() if entry is not None})
 
 
 def promise(slo: SLO) -> Promise:
@@ -81,44 +87,45 @@ def promise(slo: SLO) -> Promise:
     )
 
 
-def bare_digest(digest: str) -> str:
-    """A digest without its `sha256:`."""
-    return digest.removeprefix("sha256:")
-
-
-def _attached(snapshot: FleetSnapshot, models: Mapping[str, Model]) -> Iterable[Adapter]:
-    return (adapter for adapter in snapshot.adapters if adapter.spec.model_ref.name in models)
-
-
-def _promise_of(model: Model, promises: Mapping[str, Promise]) -> Promise:
-    ref = model.spec.slo_ref
-    return promises.get(ref.name, _NO_PROMISE) if ref is not None else _NO_PROMISE
-
-
-def _model(model: Model, promises: Mapping[str, Promise]) -> Served:
+def served_model(model: Model, promised: Promise) -> Served:
+    """What callers get under a Model's name."""
     return Served(
         name=model.name,
         model=model.name,
         task=model.spec.task,
         replicas=model.spec.replicas,
         created=_created(model),
-        promise=_promise_of(model, promises),
+        promise=promised,
     )
 
 
-def _adapter(adapter: Adapter, model: Model, promises: Mapping[str, Promise]) -> Served:
+def served_adapter(adapter: Adapter, base: Served) -> Served:
+    """What callers get under the name of an Adapter of a served Model."""
     return Served(
         name=adapter.name,
-        model=model.name,
+        model=base.model,
         adapter=adapter.name,
         digest=bare_digest(adapter.spec.digest or ""),
-        task=model.spec.task,
-        replicas=model.spec.replicas,
+        task=base.task,
+        replicas=base.replicas,
         created=_created(adapter),
-        promise=_promise_of(model, promises),
+        promise=base.promise,
     )
+
+
+def bare_digest(digest: str) -> str:
+    """A digest without its `sha256:`."""
+    return digest.removeprefix("sha256:")
 
 
 def _created(declared: Model | Adapter) -> int:
     stamp = declared.metadata.creation_timestamp
     return int(stamp.timestamp()) if stamp is not None else 0
+
+
+def _name(pod: Pod) -> str:
+    return pod.name
+
+
+def _first(entry: tuple[str, object]) -> str:
+    return entry[0]

@@ -1,6 +1,9 @@
-"""Following every pod's agent: one long poll for each, with back-off, bounded in number.
+"""Following every pod's agent: one long poll for each, with back-off, bounded in number and rate.
 
-The pollers follow the store: a pod that appears gets one, one that goes or comes back as another loses its own.
+The pollers follow the store: a pod that appears gets one, one that goes or comes back as another loses its own. The
+more pods there are, the longer a poller rests between two reports, so that all agents together cost a bounded share
+of the processor. Waits are drawn at random, so that several gateways do not ask in step. An agent that does not
+answer makes its pod suspect.
 """
 
 import asyncio
@@ -9,71 +12,147 @@ import random
 import structlog
 
 from sheaf_gateway.fleet import metrics
-from sheaf_gateway.fleet.agents import AgentClient, AgentError
-from sheaf_gateway.fleet.store import FleetStore, poll_key
-from sheaf_gateway.fleet.view import Fleet
+from sheaf_gateway.fleet.agents import POLL_WAIT_S, AgentClient, AgentError
+from sheaf_gateway.fleet.store import Change, FleetStore, poll_key
 
 log = structlog.get_logger(__name__)
 
 PollKey = tuple[str, str, str]
 
-MAX_POLLERS = 4_096
+MAX_POLLERS = 16_384
+MAX_FIRST_POLLS = 256
+MAX_POLLS_PER_S = 1_000.0
 _FIRST_BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 5.0
 _MIN_INTERVAL_S = 0.02
+_NOT_CONNECTED = frozenset({"connect_failed", "connect_timeout"})
+_SUSPECT_AFTER = 2
 
 
 class Residency:
     """Keeps the store's reports up to date until stopped."""
 
-    def __init__(self, store: FleetStore, agents: AgentClient, *, seed: int = 0) -> None:
+    def __init__(
+        self, store: FleetStore, agents: AgentClient, *, seed: int = 0, max_pollers: int = MAX_POLLERS
+    ) -> None:
         self._store = store
         self._agents = agents
         self._random = random.Random(seed)  # noqa: S311
+        self._max_pollers = max_pollers
         self._pollers: dict[PollKey, asyncio.Task[None]] = {}
-        store.listen(self._follow)
+        self._keys: dict[str, PollKey] = {}
+        self._left_out: dict[str, None] = {}
+        self._resting: set[PollKey] = set()
+        self._first_polls = asyncio.Semaphore(MAX_FIRST_POLLS)
+        self._unheard: set[PollKey] = set()
+        self._all_heard = asyncio.Event()
+        self._all_heard.set()
+        store.watch(self._follow)
+
+    async def first_round(self, timeout_s: float) -> None:
+        """Wait until every agent has answered or failed to once, at most `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._all_heard.wait()
+        except TimeoutError:
+            log.info("agents_silent", pods=len(self._unheard), waited_s=timeout_s)
 
     async def stop(self) -> None:
         """End every poll."""
         tasks = tuple(self._pollers.values())
         self._pollers.clear()
+        self._keys.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _follow(self, _fleet: Fleet) -> None:
-        snapshot = self._store.snapshot
-        if snapshot is None:
+    def _follow(self, change: Change) -> None:
+        for kind, name in change.keys:
+            if kind == "pods":
+                self._adjust(name)
+        while self._left_out and len(self._pollers) < self._max_pollers:
+            self._adjust(self._left_out.popitem()[0])
+        metrics.AGENTS_LEFT_OUT.set(len(self._left_out))
+
+    def _adjust(self, name: str) -> None:
+        pod = self._store.declared.pods.get(name)
+        wanted = poll_key(pod) if pod is not None and pod.agent_url else None
+        if wanted is not None and self._keys.get(name) == wanted and not self._hurry(wanted):
             return
-        wanted = [poll_key(pod) for pod in snapshot.pods if pod.agent_url][:MAX_POLLERS]
-        for key in self._pollers.keys() - set(wanted):
+        self._left_out.pop(name, None)
+        self._end(name)
+        if wanted is None:
+            return
+        if len(self._pollers) >= self._max_pollers:
+            self._left_out[name] = None
+            return
+        self._unheard.add(wanted)
+        self._all_heard.clear()
+        self._keys[name] = wanted
+        self._pollers[wanted] = asyncio.create_task(self._poll(wanted))
+
+    def _end(self, name: str) -> None:
+        key = self._keys.pop(name, None)
+        if key is not None:
+            self._heard(key)
+            self._resting.discard(key)
             self._pollers.pop(key).cancel()
-        for key in wanted:
-            if key not in self._pollers:
-                self._pollers[key] = asyncio.create_task(self._poll(key))
+
+    def _hurry(self, key: PollKey) -> bool:
+        """Whether the poller rests after a failure although its pod is said to be ready."""
+        pod = self._store.declared.pods.get(key[0])
+        return pod is not None and pod.ready and key in self._resting and key[0] not in self._store.suspects
 
     async def _poll(self, key: PollKey) -> None:
-        name, _uid, url = key
         after: int | None = None
         failures = 0
         while True:
             try:
-                state = await self._agents.state(url, after)
+                after = await self._report(key, after)
+                failures = 0
             except AgentError as error:
-                self._note(name, error, failures)
+                self._failed(key[0], error, failures)
                 after, failures = None, failures + 1
-                await asyncio.sleep(self._backoff(failures))
-                continue
-            if key in self._pollers:
-                self._store.apply_state(name, state)
-            after, failures = state.version, 0
-            await asyncio.sleep(_MIN_INTERVAL_S)
+            self._heard(key)
+            await self._rest(key, failures)
 
-    def _note(self, pod: str, error: AgentError, failures: int) -> None:
+    async def _rest(self, key: PollKey, failures: int) -> None:
+        if not failures:
+            await asyncio.sleep(self._interval())
+            return
+        self._resting.add(key)
+        await asyncio.sleep(self._backoff(failures))
+        self._resting.discard(key)
+
+    async def _report(self, key: PollKey, after: int | None) -> int:
+        name, _uid, url = key
+        if after is None:
+            async with self._first_polls:
+                state = await self._agents.state(url, None)
+        else:
+            state = await self._agents.state(url, after, POLL_WAIT_S * self._random.uniform(0.8, 1.2))
+        if key in self._pollers:
+            self._store.apply_state(name, state)
+        return state.version
+
+    def _heard(self, key: PollKey) -> None:
+        if key in self._unheard:
+            self._unheard.discard(key)
+            if not self._unheard:
+                self._all_heard.set()
+
+    def _failed(self, pod: str, error: AgentError, failures: int) -> None:
         metrics.AGENT_ERRORS.labels("state").inc()
-        if failures == 0:
+        declared = self._store.declared.pods.get(pod)
+        if failures == 0 and declared is not None and declared.ready:
             log.warning("agent_unreachable", pod=pod, reason=str(error), code=error.code, status=error.status)
+        silent = error.status == 0 and failures + 1 >= _SUSPECT_AFTER
+        if silent or error.code in _NOT_CONNECTED:
+            self._store.suspect((pod,))
+
+    def _interval(self) -> float:
+        return max(_MIN_INTERVAL_S, len(self._pollers) / MAX_POLLS_PER_S) * self._random.uniform(0.8, 1.2)
 
     def _backoff(self, failures: int) -> float:
-        longest = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
-        return longest * (0.5 + 0.5 * self._random.random())
+        longest = max(_MAX_BACKOFF_S, 2.0 * len(self._pollers) / MAX_POLLS_PER_S)
+        return min(longest, _FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16)) * self._random.uniform(0.5, 1.0)

@@ -3,8 +3,8 @@
 Objects are checked one by one, so that a broken one is left out and named while the rest keeps serving.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from sheaf_crds import SLO, Adapter, ApiType, AutoscalingPolicy, Model
@@ -25,14 +25,17 @@ T = TypeVar("T", bound=ApiType)
 
 
 class PodSnapshot(ApiType):
-    """A pod as the one who started it knows it. Unknown fields are those of a newer writer."""
+    """A pod as the one who started it knows it. Unknown fields are those of a newer writer.
+
+    `engine_url` is empty while the pod has no address; such a pod is never ready.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=253)]
     uid: str = ""
     model: Annotated[str, Field(min_length=1, max_length=253)]
-    engine_url: Url
+    engine_url: Url | Literal[""]
     agent_url: Url | Literal[""] = ""
     kv_events: str | None = None
     kv_replay: str | None = None
@@ -59,13 +62,21 @@ class FleetSnapshot(ApiType):
     pods: tuple[PodSnapshot, ...] = ()
 
 
-_LISTS: dict[str, type[ApiType]] = {
+Kind = Literal["models", "adapters", "slos", "autoscalingPolicies", "pods"]
+Item: TypeAlias = Model | Adapter | SLO | AutoscalingPolicy | PodSnapshot
+Key = tuple[Kind, str]
+Changes = Mapping[Key, Item | None]
+"""What came or changed, by kind and name; None: it is gone."""
+
+KINDS: Mapping[Kind, type[Item]] = {
     "models": Model,
     "adapters": Adapter,
     "slos": SLO,
     "autoscalingPolicies": AutoscalingPolicy,
     "pods": PodSnapshot,
 }
+
+_FIELDS: Mapping[str, str] = {"autoscalingPolicies": "autoscaling_policies"}
 
 
 def read_snapshot(document: object) -> tuple[FleetSnapshot, tuple[str, ...]]:
@@ -80,8 +91,31 @@ def read_snapshot(document: object) -> tuple[FleetSnapshot, tuple[str, ...]]:
     if not isinstance(version, int) or isinstance(version, bool):
         raise TypeError("`version` of the fleet snapshot is not an integer")
     problems: list[str] = []
-    parts = {key: tuple(_accepted(key, kind, _listed(document, key), problems)) for key, kind in _LISTS.items()}
-    return FleetSnapshot.model_construct(version=version, **_snake(parts)), tuple(problems)
+    parts = {kind: tuple(_accepted(kind, type_, _listed(document, kind), problems)) for kind, type_ in KINDS.items()}
+    return snapshot_of(version, parts), tuple(problems)
+
+
+def snapshot_of(version: int, parts: Mapping[Kind, tuple[Item, ...]]) -> FleetSnapshot:
+    """A snapshot of checked objects."""
+    named: dict[str, Any] = {_FIELDS.get(kind, kind): part for kind, part in parts.items()}
+    return FleetSnapshot.model_construct(None, version=version, **named)
+
+
+def parts_of(snapshot: FleetSnapshot) -> Mapping[Kind, tuple[Item, ...]]:
+    """The objects of a snapshot by kind."""
+    return {
+        "models": snapshot.models,
+        "adapters": snapshot.adapters,
+        "slos": snapshot.slos,
+        "autoscalingPolicies": snapshot.autoscaling_policies,
+        "pods": snapshot.pods,
+    }
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, with the path of its field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'object'}: {first['msg']}"
 
 
 def _listed(document: dict[str, Any], key: str) -> list[object]:
@@ -96,13 +130,4 @@ def _accepted(key: str, kind: type[T], items: Iterable[object], problems: list[s
         try:
             yield kind.model_validate(item)
         except ValidationError as error:
-            problems.append(f"{key}[{position}]: {_first(error)}")
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'object'}: {first['msg']}"
-
-
-def _snake(parts: dict[str, tuple[ApiType, ...]]) -> dict[str, Any]:
-    return {"autoscaling_policies" if key == "autoscalingPolicies" else key: value for key, value in parts.items()}
+            problems.append(f"{key}[{position}]: {first_problem(error)}")

@@ -28,6 +28,12 @@ async def contents(path: Path, max_bytes: int) -> AsyncIterator[bytes | OSError]
             yield found
 
 
+def read(path: Path, max_bytes: int) -> bytes | OSError:
+    """The file's bytes, or why they cannot be had."""
+    _, found = _read(path, max_bytes, None)
+    return found if found is not None else FileNotFoundError(f"{path} cannot be read")
+
+
 async def _ticks(folder: Path) -> AsyncIterator[None]:
     while True:
         try:
