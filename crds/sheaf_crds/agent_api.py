@@ -49,6 +49,12 @@ class AdapterState(ApiType):
     digest: str = Field(default="", description="Digest of the files loaded, also where none was declared.")
     rank: int = 0
     size_bytes: int = 0
+    activity: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of about the last minute in which the engine had requests of it, in steps of 0.1.",
+    )
     reason: str = Field(default="", description="CamelCase word for programs, where it failed.")
     message: str = Field(default="", description="What is wrong and how to mend it.")
     retry_at: float = Field(default=0.0, description="Unix seconds of the next attempt; 0: no attempt is planned.")
