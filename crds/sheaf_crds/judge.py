@@ -57,6 +57,13 @@ def by_creation(item: KubeObject) -> tuple[float, bool, str]:
     return seconds, isinstance(item, Adapter), item.metadata.namespace
 
 
+def clash(item: KubeObject, older: KubeObject) -> Verdict:
+    """The younger of two objects with one served name is not served."""
+    kind, namespace, _ = key_of(older)
+    what = f"the name {item.name} is served by the {kind} of that name in namespace {namespace} already"
+    return Verdict(key_of(item), ("metadata", "name"), "NameClash", what, f"rename this {type(item).__name__}")
+
+
 def served_name_clashes(
     models: Sequence[Model], adapters: Sequence[Adapter], age: Callable[[KubeObject], Any] = by_creation
 ) -> Iterator[Verdict]:
@@ -65,20 +72,34 @@ def served_name_clashes(
     for item in sorted((*models, *adapters), key=age):
         older = oldest.setdefault(item.name, item)
         if older is not item:
-            kind, namespace, _ = key_of(older)
-            what = f"the name {item.name} is served by the {kind} of that name in namespace {namespace} already"
-            yield Verdict(key_of(item), ("metadata", "name"), "NameClash", what, f"rename this {type(item).__name__}")
+            yield clash(item, older)
 
 
-def _references(declared: Declared) -> Iterator[tuple[KubeObject, str, str, str]]:
-    """(object, field of the spec, kind meant, name meant) of every reference."""
-    for model in declared.models:
-        if model.spec.slo_ref:
-            yield model, "sloRef", "SLO", model.spec.slo_ref.name
-        if model.spec.autoscaling_policy_ref:
-            yield model, "autoscalingPolicyRef", "AutoscalingPolicy", model.spec.autoscaling_policy_ref.name
-    for adapter in declared.adapters:
-        yield adapter, "modelRef", "Model", adapter.spec.model_ref.name
+class Reference(NamedTuple):
+    """A field of an object's spec that names another object of its namespace."""
+
+    field: str
+    kind: str
+    name: str
+
+
+def references(item: Model | Adapter) -> Iterator[Reference]:
+    """The references of an object."""
+    if isinstance(item, Adapter):
+        yield Reference("modelRef", "Model", item.spec.model_ref.name)
+        return
+    if item.spec.slo_ref:
+        yield Reference("sloRef", "SLO", item.spec.slo_ref.name)
+    if item.spec.autoscaling_policy_ref:
+        yield Reference("autoscalingPolicyRef", "AutoscalingPolicy", item.spec.autoscaling_policy_ref.name)
+
+
+def dangling(item: Model | Adapter, reference: Reference, known: Collection[str] = ()) -> Verdict:
+    """The reference leads nowhere; `known` are the names that could be meant."""
+    field, kind, name = reference
+    mend = nearest(name, known) or f"declare that {kind} in the same namespace or correct the name"
+    what = f"there is no {kind} named {name}"
+    return Verdict(key_of(item), ("spec", field, "name"), f"{kind}NotFound", what, mend)
 
 
 def dangling_references(declared: Declared, also: Collection[Key] = ()) -> Iterator[Verdict]:
@@ -87,12 +108,12 @@ def dangling_references(declared: Declared, also: Collection[Key] = ()) -> Itera
     there: dict[tuple[str, str], dict[str, None]] = {}
     for kind, namespace, name in (*map(key_of, targets), *also):
         there.setdefault((kind, namespace), {})[name] = None
-    for item, field, kind, name in _references(declared):
-        known = there.get((kind, item.metadata.namespace), {})
-        if name not in known:
-            mend = nearest(name, known) or f"declare that {kind} in the same namespace or correct the name"
-            path = ("spec", field, "name")
-            yield Verdict(key_of(item), path, f"{kind}NotFound", f"there is no {kind} named {name}", mend)
+    items: tuple[Model | Adapter, ...] = (*declared.models, *declared.adapters)
+    for item in items:
+        for reference in references(item):
+            known = there.get((reference.kind, item.metadata.namespace), {})
+            if reference.name not in known:
+                yield dangling(item, reference, known)
 
 
 def unusable_adapters(declared: Declared) -> Iterator[Verdict]:
@@ -101,10 +122,11 @@ def unusable_adapters(declared: Declared) -> Iterator[Verdict]:
     for adapter in declared.adapters:
         model = models.get(("Model", adapter.metadata.namespace, adapter.spec.model_ref.name))
         if model is not None:
-            yield from _unusable(adapter, model)
+            yield from unusable(adapter, model)
 
 
-def _unusable(adapter: Adapter, model: Model) -> Iterator[Verdict]:
+def unusable(adapter: Adapter, model: Model) -> Iterator[Verdict]:
+    """Why the Model cannot take the adapter; nothing where it can."""
     key, ref = key_of(adapter), ("spec", "modelRef", "name")
     lora, rank = model.spec.lora, adapter.spec.rank
     if model.spec.task == "Embed":
@@ -127,10 +149,11 @@ def unfit_policies(declared: Declared) -> Iterator[Verdict]:
         ref = model.spec.autoscaling_policy_ref
         policy = policies.get(("AutoscalingPolicy", model.metadata.namespace, ref.name)) if ref else None
         if policy is not None:
-            yield from _unfit(model, policy)
+            yield from unfit(model, policy)
 
 
-def _unfit(model: Model, policy: AutoscalingPolicy) -> Iterator[Verdict]:
+def unfit(model: Model, policy: AutoscalingPolicy) -> Iterator[Verdict]:
+    """Why the policy cannot scale the Model; nothing where it can."""
     key, ref = key_of(model), ("spec", "autoscalingPolicyRef", "name")
     spec, bounds = model.spec, policy.spec
     if spec.max_replicas is not None and spec.max_replicas < bounds.min_replicas:

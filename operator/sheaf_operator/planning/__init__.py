@@ -11,9 +11,11 @@ from sheaf_operator.planning.actions import (
     SetCatalog,
     UpdateStatus,
 )
-from sheaf_operator.planning.compose import plan
+from sheaf_operator.planning.compose import plan, plan_key
 from sheaf_operator.planning.engine import EngineCommand, EngineEndpoints, engine_command
-from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
+from sheaf_operator.planning.index import FleetIndex, Item, ItemKind, Key, Obstacle
+from sheaf_operator.planning.refs import Finding
+from sheaf_operator.planning.snapshot import ClusterSnapshot, Notice, PodFacts
 
 __all__ = [
     "Action",
@@ -24,6 +26,13 @@ __all__ = [
     "EmitEvent",
     "EngineCommand",
     "EngineEndpoints",
+    "Finding",
+    "FleetIndex",
+    "Item",
+    "ItemKind",
+    "Key",
+    "Notice",
+    "Obstacle",
     "Plan",
     "PodFacts",
     "PodTemplate",
@@ -31,4 +40,5 @@ __all__ = [
     "UpdateStatus",
     "engine_command",
     "plan",
+    "plan_key",
 ]

@@ -1,21 +1,23 @@
-"""The whole plan: every Model by itself, then what is said of every object. Repairs come first.
+"""The plan of one key, and of all of them: what to do for a Model and what is said of it. Repairs come first.
 
-Each pass decides from the snapshot alone. What an earlier life of the operator left behind (pods of no Model, pods
-that failed, half a rollout, statuses never written) is mended by the same rules that make things in the first place.
+Each pass decides from the index alone. What an earlier life of the operator left behind (pods of no Model, pods that
+failed, half a rollout, statuses never written) is mended by the same rules that make things in the first place. The
+plan of a key reads nothing but that key's own things, so its cost does not grow with the fleet.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sheaf_crds import Adapter, AutoscalingPolicy, KubeObject, Model
+from sheaf_crds import Adapter, Model
 from sheaf_crds.agent_api import AdapterState, Catalog
 
 from sheaf_operator.planning.actions import Action, Plan, SetCatalog
 from sheaf_operator.planning.catalogs import catalog_of, placements, settled
+from sheaf_operator.planning.index import FleetIndex, Key
 from sheaf_operator.planning.pods import Wanted, finish, plan_pods, retire, wake_times
-from sheaf_operator.planning.refs import Findings, judge
-from sheaf_operator.planning.report import report, usage_statuses
+from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
+from sheaf_operator.planning.report import policy_status, report, slo_status
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status
@@ -27,15 +29,20 @@ States = Mapping[str, Mapping[str, AdapterState]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Fleet:
-    """The snapshot, sorted by what belongs together."""
+class _Family:
+    """A Model with everything that belongs to it."""
 
-    models: Mapping[str, Model]
-    adapters: Mapping[str, Sequence[Adapter]]
-    policies: Mapping[str, AutoscalingPolicy]
-    pods: Mapping[str, Sequence[PodFacts]]
-    orphans: Sequence[PodFacts]
-    findings: Findings
+    model: Model
+    adapters: Sequence[Adapter]
+    pods: Sequence[PodFacts]
+    desired: Desired
+    finding: Finding | None
+    settings_digest: str
+
+    @property
+    def blocked(self) -> bool:
+        """Whether no pods may be made for it."""
+        return self.finding is not None and self.finding.blocks
 
 
 def plan(snapshot: ClusterSnapshot, now: float) -> Plan:
@@ -45,79 +52,99 @@ def plan(snapshot: ClusterSnapshot, now: float) -> Plan:
         snapshot: what was observed.
         now: Unix seconds.
     """
-    seen = _without_deleted(snapshot)
-    fleet = _sort(seen)
-    actions = _remove_orphans(fleet, now)
-    wakes = wake_times(fleet.orphans, ORPHAN_DRAIN_SECONDS, now)
-    for model in fleet.models.values():
-        actions += _plan_model(model, fleet, now)
-        wakes += wake_times(fleet.pods[model.name], model.spec.drain_timeout, now)
-    actions += _unplaced_adapters(seen, fleet, now)
-    actions += usage_statuses(seen, now)
+    index = FleetIndex()
+    index.replace(snapshot)
+    plans = [plan_key(index, key, now) for key in sorted(index.keys())]
+    actions = tuple(action for one in plans for action in one.actions)
+    return Plan(actions, min((one.wake_at for one in plans if one.wake_at is not None), default=None))
+
+
+def plan_key(index: FleetIndex, key: Key, now: float) -> Plan:
+    """What to do now for one key, in time proportional to what belongs to it; nothing where nothing does.
+
+    Args:
+        index: the fleet.
+        key: what to plan.
+        now: Unix seconds.
+    """
+    match key.kind:
+        case "Model":
+            return _plan_family(index, key.name, now)
+        case "SLO":
+            slo = index.slo(key.name)
+            return Plan(tuple(slo_status(slo, index.users_of("SLO", key.name), now)) if slo else ())
+        case "AutoscalingPolicy":
+            policy = index.policy(key.name)
+            users = index.users_of("AutoscalingPolicy", key.name)
+            return Plan(tuple(policy_status(policy, users, now)) if policy else ())
+
+
+def _plan_family(index: FleetIndex, name: str, now: float) -> Plan:
+    model, pods = index.model(name), index.pods_of(name)
+    own = [pod for pod in pods if model is not None and pod.owner_uid == model.metadata.uid]
+    orphans = [pod for pod in pods if model is None or pod.owner_uid != model.metadata.uid]
+    actions = _remove_orphans(orphans, now)
+    wakes = wake_times(orphans, ORPHAN_DRAIN_SECONDS, now)
+    adapters, strays = _judged_adapters(index, name, model)
+    if model is not None:
+        actions += _plan_model(_family(index, model, adapters, own), now)
+        wakes += wake_times(own, model.spec.drain_timeout, now)
+    actions += [action for adapter, finding in strays for action in _stray_report(adapter, finding, now)]
     return Plan(tuple(actions), min(wakes, default=None))
 
 
-def _without_deleted(snapshot: ClusterSnapshot) -> ClusterSnapshot:
-    return ClusterSnapshot(
-        tuple(filter(_stays, snapshot.models)),
-        tuple(filter(_stays, snapshot.adapters)),
-        tuple(filter(_stays, snapshot.slos)),
-        tuple(filter(_stays, snapshot.policies)),
-        tuple(sorted(snapshot.pods, key=lambda pod: pod.name)),
-    )
+def _judged_adapters(
+    index: FleetIndex, name: str, model: Model | None
+) -> tuple[list[Adapter], list[tuple[Adapter, Finding]]]:
+    """The Adapters that can be served, and those that cannot."""
+    fine: list[Adapter] = []
+    strays: list[tuple[Adapter, Finding]] = []
+    for adapter in index.adapters_of(name):
+        finding = judge_adapter(adapter, index.model(adapter.name), model)
+        if finding is None:
+            fine.append(adapter)
+        else:
+            strays.append((adapter, finding))
+    return fine, strays
 
 
-def _stays(item: KubeObject) -> bool:
-    return item.metadata.deletion_timestamp is None
+def _family(index: FleetIndex, model: Model, adapters: Sequence[Adapter], pods: Sequence[PodFacts]) -> _Family:
+    spec = model.spec
+    policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
+    has_slo = spec.slo_ref is not None and index.slo(spec.slo_ref.name) is not None
+    finding = judge_model(model, index.adapter(model.name), policy, slo=has_slo)
+    if finding is None or not finding.blocks:
+        finding = index.obstacle(model) or finding
+    return _Family(model, adapters, pods, desired_replicas(model, policy), finding, index.settings_digest)
 
 
-def _sort(snapshot: ClusterSnapshot) -> _Fleet:
-    findings = judge(snapshot)
-    models = {model.name: model for model in snapshot.models}
-    adapters: dict[str, list[Adapter]] = defaultdict(list)
-    for adapter in snapshot.adapters:
-        if adapter.name not in findings.adapters:
-            adapters[adapter.spec.model_ref.name].append(adapter)
-    pods: dict[str, list[PodFacts]] = defaultdict(list)
-    orphans: list[PodFacts] = []
-    for pod in snapshot.pods:
-        owner = models.get(pod.model)
-        (pods[pod.model] if owner and owner.metadata.uid == pod.owner_uid else orphans).append(pod)
-    policies = {policy.name: policy for policy in snapshot.policies}
-    return _Fleet(models, adapters, policies, pods, orphans, findings)
-
-
-def _remove_orphans(fleet: _Fleet, now: float) -> list[Action]:
-    live = [pod for pod in fleet.orphans if pod.live]
-    actions = finish(fleet.orphans, ORPHAN_DRAIN_SECONDS, now)
+def _remove_orphans(orphans: Sequence[PodFacts], now: float) -> list[Action]:
+    live = [pod for pod in orphans if pod.live]
+    actions = finish(orphans, ORPHAN_DRAIN_SECONDS, now)
     return actions + [retire(pod, ORPHAN_DRAIN_SECONDS, f"Model {pod.model} is gone") for pod in live]
 
 
-def _plan_model(model: Model, fleet: _Fleet, now: float) -> list[Action]:
-    pods, adapters = fleet.pods[model.name], fleet.adapters[model.name]
-    policy = fleet.policies.get(model.spec.autoscaling_policy_ref.name) if model.spec.autoscaling_policy_ref else None
-    desired = desired_replicas(model, policy)
+def _plan_model(family: _Family, now: float) -> list[Action]:
+    model, pods, adapters = family.model, family.pods, family.adapters
     placed = placements(model, adapters, pods)
     catalogs = {pod.name: catalog_of(adapters, placed[pod.name], pod.agent) for pod in pods if pod.live and pod.agent}
-    finding = fleet.findings.models.get(model.name)
-    if fleet.findings.serves_model(model.name):
-        actions = _pods_and_catalogs(model, desired, pods, catalogs, now)
-    else:
+    if family.blocked:
         actions = finish(pods, model.spec.drain_timeout, now)
-    facts = ModelFacts(model, desired, pods, len(adapters), finding)
+    else:
+        actions = _pods_and_catalogs(family, catalogs, now)
+    facts = ModelFacts(model, family.desired, pods, len(adapters), family.finding, family.settings_digest)
     actions += report(model, *model_status(facts, now))
-    return actions + _adapter_reports(adapters, pods, placed, desired, now)
+    return actions + _adapter_reports(adapters, pods, placed, family.desired, now)
 
 
-def _pods_and_catalogs(
-    model: Model, desired: Desired, pods: Sequence[PodFacts], catalogs: Mapping[str, Catalog], now: float
-) -> list[Action]:
-    wanted = Wanted(pod_template(model), desired.replicas, model.spec.drain_timeout)
+def _pods_and_catalogs(family: _Family, catalogs: Mapping[str, Catalog], now: float) -> list[Action]:
+    model = family.model
+    wanted = Wanted(pod_template(model, family.settings_digest), family.desired.replicas, model.spec.drain_timeout)
 
     def ready(pod: PodFacts) -> bool:
         return pod.name in catalogs and settled(pod, catalogs[pod.name])
 
-    return plan_pods(wanted, pods, ready, now) + _catalog_changes(pods, catalogs)
+    return plan_pods(wanted, family.pods, ready, now) + _catalog_changes(family.pods, catalogs)
 
 
 def _catalog_changes(pods: Iterable[PodFacts], catalogs: Mapping[str, Catalog]) -> list[Action]:
@@ -158,11 +185,6 @@ def _states(pods: Iterable[PodFacts]) -> States:
     return states
 
 
-def _unplaced_adapters(snapshot: ClusterSnapshot, fleet: _Fleet, now: float) -> list[Action]:
-    actions: list[Action] = []
-    for adapter in snapshot.adapters:
-        finding = fleet.findings.adapters.get(adapter.name)
-        if finding:
-            facts = AdapterFacts(adapter, (), finding=finding)
-            actions += report(adapter, *adapter_status(facts, {}, now))
-    return actions
+def _stray_report(adapter: Adapter, finding: Finding, now: float) -> list[Action]:
+    facts = AdapterFacts(adapter, (), finding=finding)
+    return report(adapter, *adapter_status(facts, {}, now))

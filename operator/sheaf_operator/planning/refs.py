@@ -1,17 +1,15 @@
 """What is wrong between objects, and which of it keeps an object from being served.
 
-The judgement itself is `sheaf_crds.judge`, the same that `sheaf validate` prints. A finding that blocks keeps the
-object from being served; the others are reported and the Model is served without what it asked for. Either way the
-rest of the fleet is not touched by it.
+The judgement itself is `sheaf_crds.judge`, the same that `sheaf validate` prints, object by object, so that judging one
+costs nothing for the others. A finding that blocks keeps the object from being served; the others are reported and the
+Model is served without what it asked for. Either way the rest of the fleet is not touched by it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from sheaf_crds.judge import Declared, Verdict
-from sheaf_crds.judge import judge as judge_objects
-
-from sheaf_operator.planning.snapshot import ClusterSnapshot
+from sheaf_crds import Adapter, AutoscalingPolicy, KubeObject, Model
+from sheaf_crds.judge import Verdict, by_creation, clash, dangling, references, unfit, unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +21,49 @@ class Finding:
     blocks: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """The findings on Models and Adapters, by name; those without one are well."""
+def judge_model(model: Model, twin: Adapter | None, policy: AutoscalingPolicy | None, *, slo: bool) -> Finding | None:
+    """The first thing that is wrong with a Model because of the others.
 
-    models: Mapping[str, Finding] = field(default_factory=dict)
-    adapters: Mapping[str, Finding] = field(default_factory=dict)
-
-    def serves_model(self, name: str) -> bool:
-        """Whether pods of that Model may be made."""
-        return name not in self.models or not self.models[name].blocks
-
-
-def judge(snapshot: ClusterSnapshot) -> Findings:
-    """Everything that is wrong between the objects of the snapshot; of several findings on one object the first."""
-    declared = Declared(snapshot.models, snapshot.adapters, snapshot.slos, snapshot.policies)
-    found: dict[str, dict[str, Finding]] = {"Model": {}, "Adapter": {}}
-    for verdict in judge_objects(declared):
-        kind, _, name = verdict.key
-        found[kind].setdefault(name, _finding(verdict))
-    return Findings(found["Model"], found["Adapter"])
-
-
-def _finding(verdict: Verdict) -> Finding:
-    kind, _, _ = verdict.key
-    blocks = kind == "Adapter" or verdict.reason == "NameClash"
+    Args:
+        model: the Model.
+        twin: the Adapter of the same name, if there is one.
+        policy: the AutoscalingPolicy that it refers to, where that exists.
+        slo: whether the SLO that it refers to exists.
+    """
+    missing = {"SLO"} if not slo else set()
+    missing |= {"AutoscalingPolicy"} if policy is None else set()
+    verdict = next(_verdicts_on_model(model, twin, policy, missing), None)
+    if verdict is None:
+        return None
+    blocks = verdict.reason == "NameClash"
     message = verdict.message if blocks else f"{verdict.message} (until then it is served without)"
     return Finding(verdict.reason, message, blocks)
+
+
+def judge_adapter(adapter: Adapter, twin: Model | None, model: Model | None) -> Finding | None:
+    """The first thing that is wrong with an Adapter because of the Model of its name and the Model that it is for."""
+    verdict = next(_verdicts_on_adapter(adapter, twin, model), None)
+    return Finding(verdict.reason, verdict.message) if verdict else None
+
+
+def _verdicts_on_model(
+    model: Model, twin: Adapter | None, policy: AutoscalingPolicy | None, missing: set[str]
+) -> Iterator[Verdict]:
+    if twin is not None and _older(twin, model):
+        yield clash(model, twin)
+    yield from (dangling(model, reference) for reference in references(model) if reference.kind in missing)
+    if policy is not None:
+        yield from unfit(model, policy)
+
+
+def _verdicts_on_adapter(adapter: Adapter, twin: Model | None, model: Model | None) -> Iterator[Verdict]:
+    if twin is not None and not _older(adapter, twin):
+        yield clash(adapter, twin)
+    if model is None:
+        yield from (dangling(adapter, reference) for reference in references(adapter))
+    else:
+        yield from unusable(adapter, model)
+
+
+def _older(item: KubeObject, other: KubeObject) -> bool:
+    return by_creation(item) < by_creation(other)

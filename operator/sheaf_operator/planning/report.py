@@ -1,14 +1,11 @@
 """Statuses that differ from what is stored, with the events that go with them."""
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Literal
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, AutoscalingPolicyStatus, Model, SLOStatus
 
 from sheaf_operator.planning.actions import Action, AnyStatus, EmitEvent, UpdateStatus
 from sheaf_operator.planning.conditions import Verdict, conditions, transition
-from sheaf_operator.planning.snapshot import ClusterSnapshot
 
 
 def report(item: Model | Adapter | SLO | AutoscalingPolicy, status: AnyStatus, ready: Verdict) -> list[Action]:
@@ -24,28 +21,19 @@ def report(item: Model | Adapter | SLO | AutoscalingPolicy, status: AnyStatus, r
     return actions
 
 
-def usage_statuses(snapshot: ClusterSnapshot, now: float) -> list[Action]:
-    """Statuses of SLOs and AutoscalingPolicies: how many Models refer to each."""
-    specs = [model.spec for model in snapshot.models]
-    slos = Counter(spec.slo_ref.name for spec in specs if spec.slo_ref)
-    policies = Counter(spec.autoscaling_policy_ref.name for spec in specs if spec.autoscaling_policy_ref)
-    return [*_slos(snapshot.slos, slos, now), *_policies(snapshot.policies, policies, now)]
+def slo_status(slo: SLO, models: int, now: float) -> list[Action]:
+    """What is said of an SLO: how many Models refer to it."""
+    verdict, generation = _usage(models), slo.metadata.generation
+    stated = conditions(slo.status, (verdict,), generation, now)
+    return report(slo, SLOStatus(observed_generation=generation, conditions=stated, models=models), verdict)
 
 
-def _slos(slos: Iterable[SLO], used: Counter[str], now: float) -> Iterable[Action]:
-    for slo in slos:
-        verdict, generation = _usage(used[slo.name]), slo.metadata.generation
-        stated = conditions(slo.status, (verdict,), generation, now)
-        status = SLOStatus(observed_generation=generation, conditions=stated, models=used[slo.name])
-        yield from report(slo, status, verdict)
-
-
-def _policies(policies: Iterable[AutoscalingPolicy], used: Counter[str], now: float) -> Iterable[Action]:
-    for policy in policies:
-        verdict, generation = _usage(used[policy.name]), policy.metadata.generation
-        stated = conditions(policy.status, (verdict,), generation, now)
-        status = AutoscalingPolicyStatus(observed_generation=generation, conditions=stated, models=used[policy.name])
-        yield from report(policy, status, verdict)
+def policy_status(policy: AutoscalingPolicy, models: int, now: float) -> list[Action]:
+    """What is said of an AutoscalingPolicy: how many Models refer to it."""
+    verdict, generation = _usage(models), policy.metadata.generation
+    stated = conditions(policy.status, (verdict,), generation, now)
+    status = AutoscalingPolicyStatus(observed_generation=generation, conditions=stated, models=models)
+    return report(policy, status, verdict)
 
 
 def _usage(models: int) -> Verdict:

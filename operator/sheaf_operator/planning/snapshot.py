@@ -14,8 +14,26 @@ Phase = Literal["Pending", "Starting", "Ready", "Failed", "Terminating"]
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """A node or a pod says that the pod will go: a spot notice, a drain of the node, maintenance.
+
+    `source` is who says so, `reason` a CamelCase word, `message` for people, `deadline` when the pod is gone at the
+    latest (Unix seconds; None: nobody says).
+    """
+
+    source: str
+    reason: str
+    message: str = ""
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PodFacts:
-    """One engine pod as the cluster and its agent report it."""
+    """One engine pod as the cluster and its agent report it.
+
+    `template_hash` is the hash of the PodTemplate that it was made from, `ended_at` when it failed for good (Unix
+    seconds; 0: it did not, or nobody knows).
+    """
 
     name: str
     uid: str
@@ -32,16 +50,23 @@ class PodFacts:
     zone: str = ""
     spot: bool = False
     agent: AgentState | None = None
+    notice: Notice | None = None
+    ended_at: float = 0.0
 
     @property
     def draining(self) -> bool:
-        """Whether the pod takes no new requests because it has to go."""
+        """Whether the pod's agent takes no new requests because the pod has to go."""
         return self.agent is not None and self.agent.draining
 
     @property
+    def ended(self) -> bool:
+        """Whether the pod is over already: failed for good, or about to disappear."""
+        return self.phase in ("Terminating", "Failed")
+
+    @property
     def live(self) -> bool:
-        """Whether the pod is there to stay: neither going nor failed for good."""
-        return self.phase not in ("Terminating", "Failed") and not self.draining
+        """Whether the pod is there to stay: neither over, nor draining, nor under notice."""
+        return not self.ended and not self.draining and self.notice is None
 
     @property
     def serving(self) -> bool:
@@ -51,10 +76,15 @@ class PodFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
-    """Everything that a decision may depend on."""
+    """Everything that a decision may depend on.
+
+    `settings_digest` stands for what the operator itself puts into pods (images, volumes): another digest is another
+    template.
+    """
 
     models: tuple[Model, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     slos: tuple[SLO, ...] = ()
     policies: tuple[AutoscalingPolicy, ...] = ()
     pods: tuple[PodFacts, ...] = ()
+    settings_digest: str = ""

@@ -22,6 +22,7 @@ class ModelFacts:
     pods: Sequence[PodFacts]
     adapters: int
     finding: Finding | None = None
+    settings_digest: str = ""
 
     @property
     def serving(self) -> int:
@@ -69,7 +70,7 @@ def _available(facts: ModelFacts) -> Verdict:
 
 
 def _progressing(facts: ModelFacts) -> Verdict:
-    wanted = template_hash(facts.model)
+    wanted = template_hash(facts.model, facts.settings_digest)
     live = [pod for pod in facts.pods if pod.live]
     current = sum(pod.template_hash == wanted for pod in live)
     if current < len(live):

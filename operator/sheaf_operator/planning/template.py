@@ -10,20 +10,28 @@ from sheaf_crds import AutoscalingPolicy, Model
 
 from sheaf_operator.planning.actions import PodTemplate
 
-HASH_LENGTH = 5
+HASH_LENGTH = 8
 UNBOUNDED = 1_000_000
 POD_FIELDS = {"source", "task", "engine", "accelerators", "lora"}
 
 
-def template_hash(model: Model) -> str:
-    """Digest of the fields whose change needs new pods; equal specs give equal hashes in every process."""
-    content = model.spec.model_dump(mode="json", by_alias=True, include=POD_FIELDS)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
+def template_hash(model: Model, settings_digest: str = "", *, spot: bool = False) -> str:
+    """Digest of all whose change needs new pods; equal inputs give equal hashes in every process.
+
+    Args:
+        model: the Model.
+        settings_digest: what the operator itself puts into pods.
+        spot: whether the pod is for spot capacity; a pod cannot move between the two.
+    """
+    fields = model.spec.model_dump(mode="json", by_alias=True, include=POD_FIELDS)
+    content = json.dumps([fields, settings_digest, spot], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def pod_template(model: Model, *, spot: bool = False) -> PodTemplate:
+def pod_template(model: Model, settings_digest: str = "", *, spot: bool = False) -> PodTemplate:
     """The template of the Model's pods as declared now."""
-    return PodTemplate(model.name, model.metadata.uid, template_hash(model), model.spec, spot)
+    digest = template_hash(model, settings_digest, spot=spot)
+    return PodTemplate(model.name, model.metadata.uid, digest, model.spec, spot)
 
 
 def pod_names(template: PodTemplate, taken: Iterable[str], count: int) -> list[str]:
