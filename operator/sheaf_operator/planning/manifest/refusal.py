@@ -1,0 +1,73 @@
+"""Why no pod can be made of a Model on this installation, where it names what the settings do not know."""
+
+from dataclasses import dataclass
+
+from sheaf_crds import ModelSpec
+
+from sheaf_operator.planning.manifest.accelerators import first, wanted
+from sheaf_operator.planning.manifest.settings import PodSettings
+from sheaf_operator.planning.manifest.source import file_root
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A word for programs and a line for people, with the mend."""
+
+    reason: str
+    message: str
+
+
+class ManifestError(ValueError):
+    """No pod can be made of this template; trying again is pointless until Model or settings change."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.reason}: {refusal.message}")
+        self.reason = refusal.reason
+        self.message = refusal.message
+
+
+def refusal(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
+    """Why no pod can be made of the spec; None where it can."""
+    return _unknown_accelerator(spec, settings) or _file_outside(spec, settings) or _no_image(spec, settings)
+
+
+def _unknown_accelerator(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
+    known = settings.accelerators
+    for accelerator in wanted(spec, settings):
+        if accelerator.type not in known:
+            said = f"this installation has {', '.join(sorted(known)) or 'none'}, not {accelerator.type}"
+            mend = "correct spec.accelerators, or describe the type in the chart's value for accelerators"
+            return Refusal("AcceleratorUnknown", f"{said}; {mend}")
+    return None
+
+
+def _file_outside(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
+    if spec.engine.name == "emulator" or not spec.source.startswith("file://"):
+        return None
+    if file_root(spec.source, settings.host_paths) is not None:
+        return None
+    allowed = ", ".join(settings.host_paths) or "none"
+    said = f"{spec.source} lies outside of the nodes' folders that may be used ({allowed})"
+    return Refusal(
+        "SourceNotAllowed", f"{said}; use another kind of source, or add the folder to the chart's hostPaths"
+    )
+
+
+def _no_image(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
+    if engine_image(spec, settings):
+        return None
+    mend = "set spec.engine.image, or the engine's image in the chart's values"
+    return Refusal("EngineImageMissing", f"this installation names no image with vLLM; {mend}")
+
+
+def engine_image(spec: ModelSpec, settings: PodSettings) -> str:
+    """The image of the engine's container; empty where none is known."""
+    images = settings.images
+    if spec.engine.image:
+        return spec.engine.image
+    if spec.engine.name == "emulator":
+        return images.agent
+    known = first(spec, settings)
+    if known is None:
+        return images.engine_cpu or images.engine
+    return known.image or images.engine
