@@ -37,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON configuration; see docs/gateway.md")
     parser.add_argument("--listen", metavar="HOST:PORT", help="address to listen on")
     parser.add_argument("--fleet-file", metavar="FILE", help="the fleet snapshot, followed when it changes")
+    parser.add_argument(
+        "--namespace", metavar="NAME", help="read the fleet from this namespace of a Kubernetes cluster"
+    )
+    parser.add_argument(
+        "--kubeconfig", metavar="FILE", help="the cluster's kubeconfig; without it the pod's own cluster"
+    )
     parser.add_argument("--agent-token-file", metavar="FILE", help="the token of the agents' API")
     parser.add_argument("--keys-file", metavar="FILE", help="API keys; without it everyone may ask")
     return parser

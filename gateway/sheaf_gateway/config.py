@@ -10,6 +10,8 @@ from pydantic.alias_generators import to_camel
 from sheaf_crds import ApiType
 from sheaf_crds.base import Duration, Size
 
+_CLUSTER_FLAGS = frozenset({"namespace", "kubeconfig"})
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message is one line that names the field."""
@@ -52,7 +54,23 @@ class Times(ApiType):
     idle: Duration = Field(default=120.0, gt=0, description="An engine between two bytes of an answer.")
     adapter_load: Duration = Field(default=120.0, gt=0, description="A pod to load an adapter.")
     keep_alive: Duration = Field(default=75.0, gt=0, description="A client between two requests.")
+    lame_duck: Duration = Field(
+        default=0.0, ge=0, description="To go on serving, no longer ready, before it stops listening."
+    )
     shutdown: Duration = Field(default=30.0, ge=0, description="Requests under way to end when the gateway stops.")
+
+
+class KubernetesConfig(ApiType):
+    """Where the fleet is read from a Kubernetes API server."""
+
+    enabled: bool = Field(default=True, description="Read the fleet from the API server; fleetFile is its last copy.")
+    namespace: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=63,
+        description="Namespace that is read; default: the pod's own, or the one of the kubeconfig's context.",
+    )
+    kubeconfig: Path | None = Field(default=None, description="Kubeconfig file; default: the pod's service account.")
 
 
 class GatewayConfig(ApiType):
@@ -62,6 +80,7 @@ class GatewayConfig(ApiType):
     fleet_file: Path
     agent_token_file: Path | None = None
     keys_file: Path | None = None
+    kubernetes: KubernetesConfig | None = None
     access_log: bool = True
     limits: Limits = Field(default_factory=Limits)
     times: Times = Field(default_factory=Times)
@@ -76,11 +95,19 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> GatewayConfig:
     document = _document(path) if path is not None else {}
     given = {to_camel(name): value for name, value in flags.items() if value is not None}
     try:
-        return GatewayConfig.model_validate({**document, **given})
+        return GatewayConfig.model_validate(_laid_over(document, given))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path or 'flags'}: {where}: {first['msg']}") from None
+
+
+def _laid_over(document: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    cluster = {name: given.pop(name) for name in _CLUSTER_FLAGS & given.keys()}
+    declared = document.get("kubernetes") or {}
+    if cluster and isinstance(declared, dict):
+        given["kubernetes"] = {**declared, "enabled": True, **cluster}
+    return {**document, **given}
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import signal
+from collections.abc import Awaitable
 from pathlib import Path
 
 import structlog
@@ -17,8 +18,8 @@ from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
 from sheaf_gateway.api.surface import Surface, refusal_body
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
-from sheaf_gateway.fleet import source
 from sheaf_gateway.fleet.agents import AgentClient
+from sheaf_gateway.fleet.following import following
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.residency import Residency
 from sheaf_gateway.fleet.store import FleetStore
@@ -27,6 +28,7 @@ from sheaf_gateway.proxy.asgi import AsgiBridge
 from sheaf_gateway.proxy.exchange import Timeouts
 from sheaf_gateway.proxy.limits import ServerLimits
 from sheaf_gateway.proxy.server import Server, serve
+from sheaf_gateway.proxy.types import App, Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
 from sheaf_gateway.routing.router import Router
 
@@ -45,7 +47,10 @@ class Gateway:
         self._agent_pool = Pool()
         agents = AgentClient(self._agent_pool, config.agent_token_file)
         self._loader = AdapterLoader(self.store, agents, timeout_s=times.adapter_load)
-        self._residency = Residency(self.store, agents, seed=os.getpid())
+        seed = int.from_bytes(os.urandom(4), "big")
+        self._residency = Residency(self.store, agents, seed=seed)
+        self._following = following(config, self.store, self._residency, seed)
+        self.leaving = False
         self.inference = Inference(
             store=self.store,
             router=self.router,
@@ -71,8 +76,9 @@ class Gateway:
         """Listen, and begin to follow the fleet and the keys.
 
         Raises:
-            ConfigError: The address cannot be listened on.
+            ConfigError: The address cannot be listened on, or the fleet's source cannot be used.
         """
+        await self._following.begin()
         bridge = AsgiBridge(management(self.inference))
         host, port = parse_listen(self.config.listen)
         limits = ServerLimits(
@@ -81,27 +87,36 @@ class Gateway:
             keep_alive_s=self.config.times.keep_alive,
         )
         try:
-            surface = Surface(self.inference, bridge)
+            surface = _Leaving(self, Surface(self.inference, bridge))
             self._server = await serve(surface, host=host, port=port, limits=limits, error_body=refusal_body)
         except OSError as error:
             raise ConfigError(f"cannot listen on {self.config.listen}: {_why(error)}") from None
-        self._tasks.append(asyncio.create_task(source.follow(self.config.fleet_file, self.store)))
+        self._tasks.append(asyncio.create_task(self._following.run()))
         if self.config.keys_file is not None:
             self._tasks.append(asyncio.create_task(self._follow_keys(self.config.keys_file)))
         log.info("listening", listen=self.config.listen, port=self.port)
 
     async def stop(self, deadline_s: float | None = None) -> None:
-        """Stop accepting, let requests end within the deadline, then end everything."""
-        deadline = self.config.times.shutdown if deadline_s is None else deadline_s
+        """Be a lame duck for a while (not with a deadline of one's own), stop accepting, let requests end within the
+        deadline, then end everything."""
+        times = self.config.times
         if self._server is not None:
-            await self._server.close(deadline)
+            if deadline_s is None:
+                await self._lame_duck(self._server, times.lame_duck)
+            await self._server.close(times.shutdown if deadline_s is None else deadline_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._following.end()
         await self._residency.stop()
         await self._loader.stop()
         await self._engines.close()
         await self._agent_pool.close()
+
+    async def _lame_duck(self, server: Server, seconds: float) -> None:
+        """Serve on, but say that this gateway is not ready, and close connections after their answers."""
+        self.leaving = server.closing = True
+        await asyncio.sleep(seconds)
 
     async def _follow_keys(self, path: Path) -> None:
         async for found in contents(path, MAX_KEYS_BYTES):
@@ -109,6 +124,20 @@ class Gateway:
                 self.inference.keys = _parsed_keys(path, found)
             except ConfigError as error:
                 log.warning("keys_refused", reason=str(error), kept="the keys read before")
+
+
+class _Leaving:
+    """A `proxy.types.App` that is not ready any more once its gateway leaves."""
+
+    def __init__(self, gateway: Gateway, app: App) -> None:
+        self._gateway = gateway
+        self._app = app
+
+    def __call__(self, request: Request, responder: Responder) -> Awaitable[None] | None:
+        if self._gateway.leaving and request.path == "/readyz":
+            responder.reply(503, ((b"content-type", b"application/json"),), b'{"status":"stopping"}')
+            return None
+        return self._app(request, responder)
 
 
 async def start(config: GatewayConfig) -> Gateway:
@@ -137,7 +166,7 @@ async def run_until_signal(config: GatewayConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
     stop.clear()
-    log.info("stopping", deadline_s=config.times.shutdown)
+    log.info("stopping", lame_duck_s=config.times.lame_duck, deadline_s=config.times.shutdown)
     ending = asyncio.create_task(gateway.stop())
     hurry = asyncio.create_task(stop.wait())
     await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)

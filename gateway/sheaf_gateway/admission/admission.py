@@ -1,175 +1,311 @@
 """Whether a request may enter now: admit it, let it wait, or refuse it with the reason and when to come back.
 
-Deterministic, with time as an argument in seconds. Each Model admits as many requests at once as its ready
-pods take; the rest wait in order of arrival, within the bounds that the Model's SLO sets. A Model without a
-ready pod refuses at once, naming why: holding requests while it wakes fits in as another answer `Wait` here,
-with the pods' arrival calling `next_waiter`.
+Deterministic, with time as an argument in seconds. Each Model admits as many requests at once as its pods take; the
+rest wait, within bounds, in the order of `line`. In this order a request is
+
+1. refused where a limit of its key or tenant is reached (429),
+2. held where the Model has no ready pod but will have one: so many and so long, then 503,
+3. admitted where there is room and nobody waits,
+4. refused early where it would have to wait and its predicted time to first token is beyond the longest that the SLO
+   promises (429, after Clockwork and Mooncake: a late answer nobody waits for costs others theirs); the prediction is
+   its place in the line times the time that a slot takes for one request, plus the usual time to a first token,
+5. refused where the queue is full, unless another makes room for it (503),
+6. else it waits, at most `max_wait` (then 503).
+
+Every refusal says when it is worth coming back.
 """
 
-from collections import deque
 from typing import Literal
 
 import msgspec
 
-from sheaf_gateway.admission.limits import Limits, Refusal, ScopedRate
-from sheaf_gateway.fleet.view import Availability
+from sheaf_gateway.admission.gate import Gate
+from sheaf_gateway.admission.limits import Limits, Refusal
+from sheaf_gateway.admission.line import BATCH, LATE, Waiter
+from sheaf_gateway.admission.terms import Ask, Measure, Work
 
 Code = Literal[
     "rate_limit_exceeded",
     "concurrency_limit_exceeded",
+    "slo_unattainable",
     "model_at_zero",
     "model_starting",
     "queue_full",
     "queue_timeout",
 ]
 
-_PRIOR_SERVICE_S = 1.0
-_SMOOTHING = 0.1
 _MAX_RETRY_S = 60.0
 _ZERO_RETRY_S = 10.0
 _STARTING_RETRY_S = 5.0
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A request at the door. `tokens` is an estimate, `slots` how many requests the Model's pods take at once."""
+class DoorRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of holding requests for a Model without a ready pod: how many for each Model, how many seconds."""
 
-    request_id: str
-    model: str
-    availability: Availability
-    slots: int
-    scopes: tuple[ScopedRate, ...] = ()
-    tokens: float = 0.0
-    max_queue: int = 1024
-    max_wait: float = 30.0
+    max_held: int = 256
+    hold_s: float = 120.0
 
 
 class Admit(msgspec.Struct, frozen=True):
     """Go on to routing; `release` must follow."""
 
 
-class Wait(msgspec.Struct, frozen=True):
-    """Stay in the queue until called by `next_waiter`, at most until `deadline`; then `expire` must follow."""
-
-    deadline: float
-
-
 class Reject(msgspec.Struct, frozen=True):
-    """Answer with this; `retry_after` in seconds."""
+    """Answer with this; `retry_after` in seconds, `reason` in short for programs."""
 
     status: Literal[429, 503]
     code: Code
     message: str
     retry_after: float
+    reason: str = ""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Stay in the queue until called by `next_waiter`, at most until `deadline`; then `expire` must follow.
+
+    `displaced` is a request that made room and is to be answered with `refusal`.
+    """
+
+    deadline: float
+    displaced: Ask | None = None
+    refusal: Reject | None = None
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """What is asked of a Model at one moment. `held` wait for a first pod; the rest of those who wait are `waiting`,
+    of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second."""
+
+    running: int = 0
+    waiting: int = 0
+    held: int = 0
+    late: int = 0
+    batch: int = 0
+    oldest_wait_s: float = 0.0
+    arrival_rate: float = 0.0
+    service_s: float = 0.0
+    refused: int = 0
 
 
 Answer = Admit | Wait | Reject
 
-
-class _Gate:
-    __slots__ = ("running", "service_s", "waiting")
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.service_s = _PRIOR_SERVICE_S
-        self.waiting: deque[Ask] = deque()
+_ADMIT = Admit()
 
 
 class Admission:
     """The gates of all Models and the limits of all callers."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: DoorRules | None = None) -> None:
+        self.rules = rules or DoorRules()
         self.limits = Limits()
-        self._gates: dict[str, _Gate] = {}
+        self._gates: dict[str, Gate] = {}
 
-    def decide(self, ask: Ask, now: float) -> Answer:
-        """What to do with a request that arrived now."""
-        refused = _unavailable(ask) or self._limited(ask, now)
-        if refused is not None:
-            return refused
-        gate = self._gate(ask.model)
-        if gate.running >= ask.slots or gate.waiting:
-            return self._queue(gate, ask, now)
-        self._enter(gate, ask, now)
-        return Admit()
+    def decide(self, ask: Ask, now: float, measure: Measure | None = None) -> Answer:
+        """What to do with a request that arrived now; `measure` is asked only where it cannot enter at once."""
+        gate = self._gate(ask)
+        gate.arrivals.count(now)
+        refused = _asleep(ask) or self._limited(ask, now)
+        if refused is None and gate.running < ask.slots and not len(gate.line) and ask.availability == "Ready":
+            self.limits.start(ask.scopes, ask.tokens, now)
+            books = gate.line.books
+            tenant = books.tenant(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
+            books.arrive(tenant)
+            gate.enter(ask, tenant, ask.prompt)
+            return _ADMIT
+        work = Work(uncached=ask.prompt) if measure is None else measure()
+        answer = refused or self._queue(gate, ask, work, now)
+        gate.refused += isinstance(answer, Reject)
+        return answer
 
-    def release(self, ask: Ask, now: float, *, used_tokens: float | None = None, service_s: float = 0.0) -> None:
-        """An admitted request is over; `used_tokens` is what it really used, where that is known."""
-        gate = self._gate(ask.model)
+    def routed(self, ask: Ask, uncached: float) -> None:
+        """An admitted request goes to a pod that has all but `uncached` tokens of its prompt."""
+        self.produced(ask, 0.0, uncached=uncached)
+
+    def produced(self, ask: Ask, output: float, *, uncached: float | None = None) -> None:
+        """An admitted request has `output` tokens so far."""
+        gate = self._gates.get(ask.model)
+        bill = gate.bills.get(ask.request_id) if gate is not None else None
+        if gate is not None and bill is not None:
+            gate.charge(bill, bill.prompt if uncached is None else uncached, max(bill.output, output))
+
+    def release(
+        self,
+        ask: Ask,
+        now: float,
+        *,
+        used_tokens: float | None = None,
+        uncached: float | None = None,
+        output: float | None = None,
+        service_s: float | None = None,
+        first_s: float | None = None,
+    ) -> None:
+        """An admitted request is over.
+
+        Args:
+            ask: the request.
+            now: the time.
+            used_tokens: what limits are charged in all, where it is known.
+            uncached: prompt tokens that were computed, where it is known.
+            output: tokens that were produced, where it is known.
+            service_s: seconds from admission to the end, where it went well.
+            first_s: seconds from admission to the first token, where there was one.
+        """
+        gate = self._gate(ask)
         gate.running = max(0, gate.running - 1)
-        gate.service_s += _SMOOTHING * (service_s - gate.service_s)
+        gate.learn(service_s, first_s)
+        bill = gate.bills.pop(ask.request_id, None)
+        if bill is not None:
+            prompt = bill.prompt if uncached is None else uncached
+            gate.charge(bill, prompt, bill.output if output is None else output)
         self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
 
-    def next_waiter(self, model: str, slots: int) -> Ask | None:
+    def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
         """The waiter whose turn it is, now admitted, or None while there is no room or nobody waits."""
-        gate = self._gate(model)
-        if not gate.waiting or gate.running >= slots:
+        gate = self._gates.get(model)
+        if gate is None or gate.running >= slots:
             return None
-        gate.running += 1
-        return gate.waiting.popleft()
+        waiter = gate.line.next(now, gate.first_s)
+        if waiter is None:
+            return None
+        gate.enter(waiter.ask, waiter.tenant, waiter.work.uncached)
+        return waiter.ask
 
     def expire(self, ask: Ask, now: float) -> Reject:
         """Take a waiter out of the queue whose wait has ended, and say what to answer."""
         self.withdraw(ask, now)
+        gate = self._gate(ask)
+        gate.refused += 1
+        if ask.availability != "Ready":
+            return _held_in_vain(ask, f"it was held for {self.rules.hold_s:g} s")
         message = f"The request waited {ask.max_wait:g} s for `{ask.model}`, the longest that its SLO allows."
-        return Reject(503, "queue_timeout", message, self._retry_after(self._gate(ask.model), ask))
+        return Reject(503, "queue_timeout", message, _retry_after(gate, ask), f"queue_timeout; waited={ask.max_wait:g}")
 
     def withdraw(self, ask: Ask, now: float) -> None:
         """Take a waiter out of the queue that went away."""
-        gate = self._gate(ask.model)
-        if ask in gate.waiting:
-            gate.waiting.remove(ask)
+        gate = self._gates.get(ask.model)
+        if gate is not None and gate.line.leave(ask.request_id) is not None:
             self.limits.finish(ask.scopes, -ask.tokens, now)
 
     def running(self, model: str) -> int:
         """Requests of a Model that were admitted and are not over."""
-        return self._gate(model).running
+        gate = self._gates.get(model)
+        return 0 if gate is None else gate.running
 
     def waiting(self, model: str) -> int:
-        """Requests that wait for a Model."""
-        return len(self._gate(model).waiting)
+        """Requests that wait for a Model, or are held for it."""
+        gate = self._gates.get(model)
+        return 0 if gate is None else len(gate.line)
+
+    def demand(self, model: str, now: float, *, ready: bool) -> Demand:
+        """What is asked of a Model; `ready` says whether it has a pod that takes requests."""
+        gate = self._gates.get(model)
+        if gate is None:
+            return Demand()
+        line, waits = gate.line, len(gate.line)
+        return Demand(
+            running=gate.running,
+            waiting=waits if ready else 0,
+            held=0 if ready else waits,
+            late=line.count(LATE),
+            batch=line.count(BATCH),
+            oldest_wait_s=max((now - waiter.arrived for waiter in line), default=0.0),
+            arrival_rate=gate.arrivals.read(now),
+            service_s=gate.service_s if gate.learnt else 0.0,
+            refused=gate.refused,
+        )
+
+    def served(self, model: str) -> dict[str, float]:
+        """What each tenant of a Model was served since its books began, in virtual tokens."""
+        gate = self._gates.get(model)
+        return {} if gate is None else {name: tenant.served for name, tenant in gate.line.books.tenants.items()}
 
     def keep(self, models: frozenset[str]) -> None:
         """Forget Models that are gone and have nobody left."""
-        self._gates = {m: gate for m, gate in self._gates.items() if m in models or gate.running or gate.waiting}
+        self._gates = {m: gate for m, gate in self._gates.items() if m in models or gate.running or len(gate.line)}
 
     def _limited(self, ask: Ask, now: float) -> Reject | None:
-        refusal = self.limits.check(ask.scopes, ask.tokens, now)
-        return None if refusal is None else _over_limit(refusal)
+        refusal = self.limits.check(ask.scopes, ask.tokens, now) if ask.scopes else None
+        return None if refusal is None else over_limit(refusal)
 
-    def _queue(self, gate: _Gate, ask: Ask, now: float) -> Answer:
-        if len(gate.waiting) >= ask.max_queue:
-            message = f"`{ask.model}` is busy and {len(gate.waiting)} requests already wait for it."
-            return Reject(503, "queue_full", message, self._retry_after(gate, ask))
+    def _queue(self, gate: Gate, ask: Ask, work: Work, now: float) -> Answer:
+        if ask.availability != "Ready":
+            return self._hold(gate, ask, work, now)
+        refused = _too_late(gate, ask, work)
+        if refused is not None:
+            return refused
+        if len(gate.line) < ask.max_queue:
+            return self._join(gate, ask, work, now, now + ask.max_wait)
+        victim = gate.line.victim(ask) if ask.max_queue else None
+        return _full(gate, ask) if victim is None else self._replace(gate, victim, ask, work, now)
+
+    def _hold(self, gate: Gate, ask: Ask, work: Work, now: float) -> Answer:
+        if len(gate.line) >= self.rules.max_held:
+            return _held_in_vain(ask, f"{len(gate.line)} requests are held for it already")
+        return self._join(gate, ask, work, now, now + self.rules.hold_s)
+
+    def _join(self, gate: Gate, ask: Ask, work: Work, now: float, deadline: float) -> Wait:
         self.limits.start(ask.scopes, ask.tokens, now)
-        gate.waiting.append(ask)
-        return Wait(now + ask.max_wait)
+        gate.line.join(ask, work, now)
+        return Wait(deadline)
 
-    def _enter(self, gate: _Gate, ask: Ask, now: float) -> None:
-        gate.running += 1
-        self.limits.start(ask.scopes, ask.tokens, now)
+    def _replace(self, gate: Gate, victim: Waiter, ask: Ask, work: Work, now: float) -> Wait:
+        gate.refused += 1
+        self.withdraw(victim.ask, now)
+        joined = self._join(gate, ask, work, now, now + ask.max_wait)
+        return Wait(joined.deadline, victim.ask, _full(gate, victim.ask))
 
-    def _retry_after(self, gate: _Gate, ask: Ask) -> float:
-        expected = gate.service_s * (len(gate.waiting) + 1) / max(1, ask.slots)
-        return min(max(expected, 1.0), _MAX_RETRY_S)
-
-    def _gate(self, model: str) -> _Gate:
-        gate = self._gates.get(model)
+    def _gate(self, ask: Ask) -> Gate:
+        gate = self._gates.get(ask.model)
         if gate is None:
-            gate = self._gates[model] = _Gate()
+            gate = self._gates[ask.model] = Gate(ask.terms.policy)
+        else:
+            gate.adopt(ask.terms)
         return gate
 
 
-def _unavailable(ask: Ask) -> Reject | None:
-    if ask.availability == "Ready":
-        return None
-    if ask.availability == "Zero":
-        message = f"`{ask.model}` is declared with no replicas; raise spec.replicas of the Model to serve it."
-        return Reject(503, "model_at_zero", message, _ZERO_RETRY_S)
-    return Reject(503, "model_starting", f"`{ask.model}` has no ready replica yet.", _STARTING_RETRY_S)
-
-
-def _over_limit(refusal: Refusal) -> Reject:
+def over_limit(refusal: Refusal) -> Reject:
+    """What to answer where a limit is reached."""
     code: Code = "concurrency_limit_exceeded" if refusal.limit == "max_concurrent" else "rate_limit_exceeded"
     words = refusal.limit.replace("_", " ")
     message = f"The limit of {refusal.bound} {words} is reached for {refusal.scope}."
-    return Reject(429, code, message, max(refusal.retry_after, 0.001))
+    return Reject(429, code, message, max(refusal.retry_after, 0.001), f"{code}; limit={refusal.limit}")
+
+
+def _asleep(ask: Ask) -> Reject | None:
+    if ask.availability != "Zero" or ask.terms.wakes:
+        return None
+    message = f"`{ask.model}` is declared with no replicas; raise spec.replicas of the Model to serve it."
+    return Reject(503, "model_at_zero", message, _ZERO_RETRY_S, "model_at_zero")
+
+
+def _held_in_vain(ask: Ask, why: str) -> Reject:
+    if ask.availability == "Zero":
+        message = f"`{ask.model}` is waking from zero replicas, and {why}."
+        return Reject(503, "model_at_zero", message, _ZERO_RETRY_S, "model_at_zero")
+    message = f"`{ask.model}` has no ready replica yet, and {why}."
+    return Reject(503, "model_starting", message, _STARTING_RETRY_S, "model_starting")
+
+
+def _too_late(gate: Gate, ask: Ask, work: Work) -> Reject | None:
+    limit = ask.terms.ttft_limit
+    if limit is None or ask.batch or not gate.learnt:
+        return None
+    places = gate.line.places(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
+    predicted = gate.expected_wait(places, ask.slots) + gate.expected_first(work)
+    if predicted <= limit:
+        return None
+    message = f"`{ask.model}` would begin its answer after about {predicted:.3g} s; its SLO promises {limit:g} s."
+    reason = f"slo_unattainable; predicted_ttft={predicted:.3f}; promised_ttft={limit:.3f}"
+    return Reject(429, "slo_unattainable", message, _bounded(predicted - limit), reason)
+
+
+def _full(gate: Gate, ask: Ask) -> Reject:
+    message = f"`{ask.model}` is busy and {len(gate.line)} requests already wait for it."
+    return Reject(503, "queue_full", message, _retry_after(gate, ask), f"queue_full; waiting={len(gate.line)}")
+
+
+def _retry_after(gate: Gate, ask: Ask) -> float:
+    return _bounded(gate.expected_wait(len(gate.line) + 1, ask.slots))
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, 1.0), _MAX_RETRY_S)

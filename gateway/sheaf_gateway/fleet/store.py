@@ -48,7 +48,7 @@ class FleetStore:
         self.declared = Declared()
         self.states: dict[str, AgentState] = {}
         self.suspects: set[str] = set()
-        self._known = False
+        self.known = False
         self._snapshot: FleetSnapshot | None = None
         self._own_running = own_running
         self._pods: dict[str, Pod] = {}
@@ -58,7 +58,7 @@ class FleetStore:
     @property
     def snapshot(self) -> FleetSnapshot | None:
         """Everything declared, None until there was a first whole view; built when asked for, O(objects)."""
-        if self._known and self._snapshot is None:
+        if self.known and self._snapshot is None:
             self._snapshot = self.declared.snapshot(self.fleet.version)
         return self._snapshot
 
@@ -85,7 +85,7 @@ class FleetStore:
         news = {key: item for key, item in changes.items() if key[0] != "pods" or self.declared.get(*key) != item}
         names = self.declared.apply(news)
         models = {model for kind, name in news if kind == "pods" for model in self._take_pod(name)}
-        first, self._known, self._snapshot = not self._known, True, None
+        first, self.known, self._snapshot = not self.known, True, None
         grown = self.fleet.version + 1 if version is None else version
         metrics.SNAPSHOT_VERSION.set(grown)
         self._publish(models, names, frozenset(news), grown, shape=first)

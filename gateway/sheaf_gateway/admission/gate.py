@@ -1,0 +1,95 @@
+"""One Model's gate: what runs, who waits, what is owed, and what has been learnt of how long things take."""
+
+import math
+
+from sheaf_gateway.admission.fairness import OUTPUT_PRICE, PROMPT_PRICE, Tenant, books
+from sheaf_gateway.admission.line import Line
+from sheaf_gateway.admission.terms import Ask, Policy, Terms, Work
+
+_PRIOR_SERVICE_S = 1.0
+_SMOOTHING = 0.1
+_RATE_WINDOW_S = 30.0
+
+
+class Rate:
+    """Arrivals a second, the older the less: an exponential window of half a minute."""
+
+    __slots__ = ("_at", "_count")
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._at = 0.0
+
+    def count(self, now: float) -> None:
+        """One arrival."""
+        self._count = self._decayed(now) + 1.0
+        self._at = max(self._at, now)
+
+    def read(self, now: float) -> float:
+        """Arrivals a second."""
+        return self._decayed(now) / _RATE_WINDOW_S
+
+    def _decayed(self, now: float) -> float:
+        return self._count * math.exp(min(0.0, self._at - now) / _RATE_WINDOW_S)
+
+
+class Bill:
+    """What a request under way has been charged, in tokens."""
+
+    __slots__ = ("output", "prompt", "tenant")
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.prompt = 0.0
+        self.output = 0.0
+
+
+class Gate:
+    """The state of one Model's door."""
+
+    __slots__ = ("arrivals", "bills", "first_s", "learnt", "line", "refused", "running", "service_s")
+
+    def __init__(self, policy: Policy) -> None:
+        self.running = 0
+        self.service_s = _PRIOR_SERVICE_S
+        self.first_s = 0.0
+        self.learnt = False
+        self.line = Line(books(policy))
+        self.bills: dict[str, Bill] = {}
+        self.arrivals = Rate()
+        self.refused = 0
+
+    def adopt(self, terms: Terms) -> None:
+        """Begin new books where the SLO names another policy now and nobody waits under the old one."""
+        if terms.policy != self.line.books.policy and not len(self.line):
+            self.line = Line(books(terms.policy))
+
+    def enter(self, ask: Ask, tenant: Tenant, prompt: float) -> None:
+        """A request begins to be served."""
+        self.running += 1
+        self.line.books.enter(tenant)
+        bill = self.bills[ask.request_id] = Bill(tenant)
+        self.charge(bill, prompt, 0.0)
+
+    def charge(self, bill: Bill, prompt: float, output: float) -> None:
+        """Bring a bill to these tokens in all."""
+        cost = (prompt - bill.prompt) * PROMPT_PRICE + (output - bill.output) * OUTPUT_PRICE
+        bill.prompt, bill.output = prompt, output
+        if cost:
+            self.line.books.charge(bill.tenant, cost)
+
+    def learn(self, service_s: float | None, first_s: float | None) -> None:
+        """Note how long a request that went well was served, and how long its first token took."""
+        if service_s is not None:
+            self.service_s += (_SMOOTHING if self.learnt else 1.0) * (service_s - self.service_s)
+            self.learnt = True
+        if first_s is not None:
+            self.first_s += (_SMOOTHING if self.first_s else 1.0) * (first_s - self.first_s)
+
+    def expected_wait(self, places: float, slots: int) -> float:
+        """Seconds until that many requests have gone, each slot serving one after the other (Little's law)."""
+        return places * self.service_s / max(1, slots)
+
+    def expected_first(self, work: Work) -> float:
+        """Seconds from admission to the first token."""
+        return max(self.first_s, work.prefill_s)

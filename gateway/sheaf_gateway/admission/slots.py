@@ -1,0 +1,31 @@
+"""How many requests a pod is given at once: enough that its engine never runs dry, few enough that the order in the
+gateway is the order that counts.
+
+The bound follows what the engine shows. Requests that wait in the engine beyond a small reserve mean that it runs as
+many as it can, be it for sequences, KV blocks or adapter slots: the bound is halved, down to what it runs of ours plus
+the reserve. None waiting while the bound is reached means that it could take more: the bound grows by half. So it
+stays just above what the engine runs, and a moment's burst costs little.
+"""
+
+
+def reserve(running: int) -> int:
+    """Requests that should wait in an engine that runs this many, so that the next step never lacks one."""
+    return 1 + running // 8
+
+
+def adapted(bound: int, *, own: int, running: int, waiting: int, ceiling: int) -> int:
+    """The next bound of a pod, from 1 to `ceiling`.
+
+    Args:
+        bound: the bound in force.
+        own: requests of this gateway under way on the pod.
+        running: requests that the engine runs, whosever they are.
+        waiting: requests that wait in the engine, whosever they are.
+        ceiling: the highest bound.
+    """
+    if waiting > reserve(running):
+        ours = -(-own * running // (running + waiting))
+        return max(1, min(ceiling, max(bound // 2, ours + reserve(ours)), bound))
+    if waiting == 0 and own >= bound:
+        return min(ceiling, bound + bound // 2 + 1)
+    return min(ceiling, bound)
