@@ -1,0 +1,40 @@
+{{/* The processes' configuration files, as JSON. What the chart itself decides wins over what a user writes. */}}
+{{- define "sheaf.operatorConfig" -}}
+{{- $images := dict "pullPolicy" .Values.image.pullPolicy -}}
+{{- range $name, $image := .Values.engines.images -}}
+{{- if $image.repository -}}
+{{- $_ := set $images $name (include "sheaf.image" (dict "root" $ "image" $image)) -}}
+{{- end -}}
+{{- end -}}
+{{- $secrets := list -}}
+{{- range .Values.imagePullSecrets -}}{{- $secrets = append $secrets .name -}}{{- end -}}
+{{- if $secrets -}}{{- $_ := set $images "pullSecrets" $secrets -}}{{- end -}}
+{{- $pods := mustMerge
+      (dict "images" $images "agentTokenSecret" (include "sheaf.agentTokenSecret" .))
+      (omit .Values.engines "images" | deepCopy) -}}
+{{- $config := dict
+      "namespace" .Release.Namespace
+      "leaseName" (include "sheaf.operatorName" .)
+      "listen" ":8080"
+      "agentTokenFile" "/etc/sheaf/agent-token/token"
+      "pods" $pods -}}
+{{- mustToPrettyJson $config -}}
+{{- end -}}
+
+{{- define "sheaf.gatewayConfig" -}}
+{{- $times := mustMergeOverwrite (deepCopy .Values.gateway.times) (dict
+      "shutdown" (printf "%ds" (int .Values.gateway.shutdownSeconds))
+      "lameDuck" (printf "%ds" (int .Values.gateway.lameDuckSeconds))) -}}
+{{- $config := dict
+      "listen" ":8000"
+      "fleetFile" "/var/lib/sheaf/fleet.json"
+      "agentTokenFile" "/etc/sheaf/agent-token/token"
+      "accessLog" .Values.gateway.accessLog
+      "limits" .Values.gateway.limits
+      "times" $times
+      "kubernetes" (dict "enabled" true "namespace" .Release.Namespace) -}}
+{{- if include "sheaf.apiKeysSecret" . -}}
+{{- $_ := set $config "keysFile" "/etc/sheaf/keys/keys.yaml" -}}
+{{- end -}}
+{{- mustToPrettyJson $config -}}
+{{- end -}}
