@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sheaf_gateway.admission.admission import Admission, Admit, Ask, Reject, Wait
+from sheaf_gateway.admission.admission import Admission, Admit, DoorRules, Reject, Wait
 from sheaf_gateway.admission.bucket import Bucket
 from sheaf_gateway.admission.limits import Limits
+from sheaf_gateway.admission.terms import Ask, Terms, Work
 from sheaf_gateway.fleet.view import Rate
 
 QUICK = settings(max_examples=40, deadline=None)
@@ -25,10 +26,10 @@ def test_what_fits_is_admitted_and_the_rest_waits_in_order():
     assert isinstance(door.decide(first, 0.0), Admit)
     assert door.decide(second, 1.0) == Wait(31.0)
     assert door.decide(third, 1.0) == Wait(31.0)
-    assert door.next_waiter("m", 1) is None
+    assert door.next_waiter("m", 1, 2.0) is None
     door.release(first, 2.0)
-    assert door.next_waiter("m", 1) == second
-    assert door.next_waiter("m", 1) is None
+    assert door.next_waiter("m", 1, 2.0) == second
+    assert door.next_waiter("m", 1, 2.0) is None
     assert (door.running("m"), door.waiting("m")) == (1, 1)
 
 
@@ -39,7 +40,7 @@ def test_nobody_overtakes_the_queue():
     door.decide(ask(1), 0.0)
     door.release(running, 1.0)
     assert isinstance(door.decide(ask(2), 1.0), Wait)
-    assert door.next_waiter("m", 1).request_id == "1"
+    assert door.next_waiter("m", 1, 2.0).request_id == "1"
 
 
 def test_models_do_not_wait_for_each_other():
@@ -70,13 +71,161 @@ def test_too_long_a_wait_ends_with_503_and_frees_the_place():
     assert "2 s" in refused.message
     assert door.waiting("m") == 0
     door.withdraw(waiter, 3.0)
+    door.withdraw(ask(7, model="never"), 3.0)
+    assert (door.running("never"), door.waiting("never")) == (0, 0)
+
+
+def test_a_model_declared_with_no_replicas_says_so_at_once():
+    refused = Admission().decide(ask(availability="Zero", slots=0), 0.0)
+    assert (refused.status, refused.code, refused.retry_after) == (503, "model_at_zero", 10.0)
+    assert "spec.replicas" in refused.message
 
 
 @pytest.mark.parametrize(("availability", "code"), [("Zero", "model_at_zero"), ("Starting", "model_starting")])
-def test_a_model_without_a_ready_pod_says_why_and_when_to_come_back(availability, code):
-    refused = Admission().decide(ask(availability=availability, slots=0), 0.0)
+def test_requests_for_a_model_that_wakes_are_held_so_many_and_so_long(availability, code):
+    door = Admission(DoorRules(max_held=2, hold_s=60.0))
+    held = [ask(n, availability=availability, slots=0, max_wait=1.0, terms=Terms(wakes=True)) for n in range(3)]
+    assert [door.decide(each, 0.0) for each in held[:2]] == [Wait(60.0)] * 2
+    refused = door.decide(held[2], 0.0)
     assert (refused.status, refused.code) == (503, code)
     assert refused.retry_after >= 1
+    assert (door.demand("m", 5.0, ready=False).held, door.demand("m", 5.0, ready=False).waiting) == (2, 0)
+    assert door.next_waiter("m", 1, 30.0) == held[0]
+    expired = door.expire(held[1], 60.0)
+    assert (expired.status, expired.code) == (503, code)
+    assert "60 s" in expired.message
+    assert door.demand("m", 60.0, ready=True).refused == 2
+
+
+def test_held_requests_are_not_judged_by_a_promise_that_waking_has_broken():
+    door = Admission()
+    terms = Terms(ttft=0.1, ttft_limit=0.1)
+    door.decide(ask(0, terms=terms), 0.0)
+    door.release(ask(0, terms=terms), 9.0, service_s=9.0, first_s=9.0)
+    assert isinstance(door.decide(ask(1, availability="Starting", slots=0, terms=terms), 9.0), Wait)
+
+
+def busy(terms: Terms, *, service_s: float = 2.0, first_s: float = 0.5) -> Admission:
+    """A door whose one slot is taken, where a request is known to take so long."""
+    door = Admission()
+    known = ask("known", terms=terms)
+    door.decide(known, 0.0)
+    door.release(known, 1.0, service_s=service_s, first_s=first_s)
+    door.decide(ask("running", terms=terms), 1.0)
+    return door
+
+
+def test_what_cannot_begin_in_the_promised_time_is_refused_early_with_the_reason():
+    door = busy(Terms(ttft=1.0, ttft_limit=5.0))
+    terms = Terms(ttft=1.0, ttft_limit=5.0)
+    answers = [door.decide(ask(number, terms=terms), 1.0) for number in range(3)]
+    assert [type(answer) for answer in answers] == [Wait, Wait, Reject]
+    refused = answers[2]
+    assert (refused.status, refused.code) == (429, "slo_unattainable")
+    assert refused.reason == "slo_unattainable; predicted_ttft=6.500; promised_ttft=5.000"
+    assert refused.retry_after == 1.5
+    assert door.waiting("m") == 2
+
+
+def test_a_long_prompt_counts_in_its_own_prediction():
+    door = busy(Terms(ttft_limit=5.0))
+    long, short = Work(10_000.0, 0.0, 4.0), Work(10.0, 0.0, 0.1)
+    assert isinstance(door.decide(ask(1, terms=Terms(ttft_limit=5.0)), 1.0, lambda: long), Reject)
+    assert isinstance(door.decide(ask(2, terms=Terms(ttft_limit=5.0)), 1.0, lambda: short), Wait)
+
+
+@pytest.mark.parametrize("more", [{"batch": True}, {"terms": Terms()}])
+def test_batch_and_what_was_promised_nothing_is_never_refused_early(more):
+    door = busy(Terms(ttft_limit=0.1))
+    assert isinstance(door.decide(ask(1, **{"terms": Terms(ttft_limit=0.1), **more}), 1.0), Wait)
+
+
+def test_nothing_is_refused_early_on_no_experience_or_where_there_is_room():
+    terms = Terms(ttft_limit=0.001)
+    door = Admission()
+    assert isinstance(door.decide(ask(0, terms=terms), 0.0), Admit)
+    assert isinstance(door.decide(ask(1, terms=terms), 0.0), Wait)
+    door = busy(terms)
+    assert isinstance(door.decide(ask(1, slots=2, terms=terms), 1.0), Admit)
+
+
+def test_a_heavy_tenant_does_not_make_a_light_one_look_late():
+    terms = Terms(policy="VTC", weights={"gold": 4}, ttft_limit=6.0)
+    door = busy(terms)
+    answers = [door.decide(ask(number, tenant="free", terms=terms), 1.0) for number in range(4)]
+    assert [type(answer) for answer in answers] == [Wait, Wait, Reject, Reject]
+    assert isinstance(door.decide(ask(9, tenant="gold", terms=terms), 1.0), Wait)
+
+
+def test_in_a_full_queue_the_crowd_makes_room_for_who_has_little_there():
+    terms = Terms(policy="DLPM")
+    door = Admission()
+    door.decide(ask(0, tenant="crowd", terms=terms), 0.0)
+    crowd = [ask(number, tenant="crowd", terms=terms, max_queue=3) for number in range(1, 4)]
+    for each in crowd:
+        door.decide(each, 0.0)
+    assert door.decide(ask(8, tenant="crowd", terms=terms, max_queue=3), 0.0).code == "queue_full"
+    answer = door.decide(ask(9, tenant="light", terms=terms, max_queue=3), 0.0)
+    assert answer.displaced == crowd[2]
+    assert (answer.refusal.status, answer.refusal.code) == (503, "queue_full")
+    assert (door.waiting("m"), door.demand("m", 0.0, ready=True).refused) == (3, 2)
+
+
+def test_in_a_full_queue_batch_makes_room_for_interactive_and_never_the_other_way():
+    door = Admission()
+    door.decide(ask(0), 0.0)
+    batch, second = ask(1, batch=True, max_queue=2), ask(2, max_queue=2)
+    assert [type(door.decide(each, 0.0)) for each in (batch, second)] == [Wait, Wait]
+    assert door.decide(ask(3, batch=True, max_queue=2), 0.0).code == "queue_full"
+    assert door.decide(ask(4, max_queue=2), 0.0).displaced == batch
+    assert door.decide(ask(5, max_queue=2), 0.0).code == "queue_full"
+    assert door.decide(ask(6, max_queue=0), 0.0).code == "queue_full"
+
+
+def test_demand_tells_what_is_asked_of_a_model():
+    door = Admission()
+    assert door.demand("m", 0.0, ready=True).running == 0
+    for number in range(60):
+        door.decide(ask(number, batch=number > 50, terms=Terms(ttft=1.0)), 0.5 * number)
+    door.next_waiter("m", 2, 30.0)
+    found = door.demand("m", 30.0, ready=True)
+    assert (found.running, found.waiting, found.held, found.batch) == (2, 58, 0, 9)
+    assert found.late > 40
+    assert found.oldest_wait_s == 29.0 or found.oldest_wait_s == 29.5
+    assert found.arrival_rate == pytest.approx(2.0 * (1 - 2.718281828**-1), rel=0.05)
+    assert found.service_s == 0.0
+
+
+def test_what_was_charged_is_corrected_by_what_was_so():
+    door = Admission()
+    terms = Terms(policy="VTC")
+    first = ask(1, tenant="a", prompt=100.0, terms=terms, slots=9)
+    door.decide(first, 0.0)
+    assert door.served("m") == {"a": 100.0}
+    door.routed(first, 40.0)
+    door.produced(first, 8.0)
+    door.produced(first, 4.0)
+    assert door.served("m") == {"a": 56.0}
+    door.release(first, 1.0, uncached=50.0, output=10.0)
+    assert door.served("m") == {"a": 70.0}
+    door.produced(first, 99.0)
+    door.routed(ask(2, model="never"), 1.0)
+    assert (door.served("m"), door.served("never")) == ({"a": 70.0}, {})
+
+
+def test_another_policy_holds_once_nobody_waits_under_the_old_one():
+    door = Admission()
+    old, new = Terms(), Terms(policy="VTC")
+    door.decide(ask(0, terms=old), 0.0)
+    door.decide(ask(1, terms=old), 0.0)
+    door.decide(ask(2, terms=new), 0.0)
+    assert door._gates["m"].line.books.policy == "None"
+    door.withdraw(ask(1), 0.0)
+    door.withdraw(ask(2), 0.0)
+    door.decide(ask(3, terms=new), 0.0)
+    assert door._gates["m"].line.books.policy == "VTC"
+    door.release(ask(0, terms=new), 1.0, output=5.0)
+    assert door.next_waiter("m", 1, 1.0) == ask(3, terms=new)
 
 
 def test_requests_per_minute_come_back_one_by_one():
@@ -136,6 +285,7 @@ def test_models_that_are_gone_are_forgotten_once_nobody_is_left():
     door.release(ask(1, model="idle"), 0.0)
     door.keep(frozenset({"new"}))
     assert set(door._gates) == {"old"}
+    assert door.next_waiter("idle", 1, 0.0) is None
     door.release(last, 1.0, service_s=1.0)
     door.keep(frozenset())
     assert door._gates == {}
@@ -157,7 +307,7 @@ def test_no_more_than_the_slots_are_ever_admitted_and_everyone_is_accounted_for(
             door.release(admitted.pop(0), float(number))
         elif step == "w" and waiting:
             door.withdraw(waiting.pop(), float(number))
-        elif step == "x" and (called := door.next_waiter("m", slots)) is not None:
+        elif step == "x" and (called := door.next_waiter("m", slots, float(number))) is not None:
             assert called == waiting.pop(0)
             admitted.append(called)
             assert len(admitted) <= slots

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import msgspec
 from sheaf_crds import SLO, Adapter, Model
@@ -9,6 +10,8 @@ from sheaf_crds.agent_api import AgentState
 
 from sheaf_gateway.fleet.snapshot import PodSnapshot
 from sheaf_gateway.fleet.view import Pod, Promise, Rate, Served
+
+T = TypeVar("T")
 
 
 def pod_view(pod: PodSnapshot, state: AgentState | None, own_running: int) -> Pod:
@@ -62,12 +65,20 @@ def renamed(served: Mapping[str, Served], changed: Mapping[str, Served | None]) 
     news = {name: entry for name, entry in changed.items() if served.get(name) != entry}
     if not news:
         return served
-    merged = {**served, **news}
-    for name in [name for name, entry in news.items() if entry is None]:
-        del merged[name]
+    merged = thawed(served)
+    for name, entry in news.items():
+        if entry is None:
+            del merged[name]
+        else:
+            merged[name] = entry
     if any(name not in served for name in news):
-        merged = dict(sorted(merged.items(), key=_first))
-    return MappingProxyType({name: entry for name, entry in merged.items() if entry is not None})
+        merged = {name: merged[name] for name in sorted(merged)}
+    return MappingProxyType(merged)
+
+
+def thawed(mapping: Mapping[str, T]) -> dict[str, T]:
+    """A copy to change; of a read-only view of a dict as quick as of the dict."""
+    return mapping.copy() if isinstance(mapping, MappingProxyType) else dict(mapping)
 
 
 def promise(slo: SLO) -> Promise:
@@ -125,7 +136,3 @@ def _created(declared: Model | Adapter) -> int:
 
 def _name(pod: Pod) -> str:
     return pod.name
-
-
-def _first(entry: tuple[str, object]) -> str:
-    return entry[0]

@@ -8,6 +8,7 @@ from sheaf_gateway.config import GatewayConfig, KubernetesConfig
 from sheaf_gateway.fleet import source
 from sheaf_gateway.fleet.kubernetes.client import KubeApi
 from sheaf_gateway.fleet.kubernetes.source import KubernetesSource
+from sheaf_gateway.fleet.memory import spare_collector
 from sheaf_gateway.fleet.persist import SnapshotFile
 from sheaf_gateway.fleet.residency import Residency
 from sheaf_gateway.fleet.store import FleetStore
@@ -66,6 +67,7 @@ class KubernetesFollowing:
         self._api = await KubeApi.open(self._kubernetes)
         if await source.load(self._path, self._store):
             self._store.suspect(name for name, pod in self._store.declared.pods.items() if pod.agent_url)
+            spare_collector()
             await self._residency.first_round(FIRST_ROUND_S)
         self._file = SnapshotFile(self._path, self._store)
 

@@ -12,7 +12,7 @@ import msgspec
 from sheaf_crds.agent_api import AgentState
 
 from sheaf_gateway.fleet import metrics
-from sheaf_gateway.fleet.assemble import arranged, bare_digest, pod_view, renamed
+from sheaf_gateway.fleet.assemble import arranged, bare_digest, pod_view, renamed, thawed
 from sheaf_gateway.fleet.declared import Declared
 from sheaf_gateway.fleet.snapshot import KINDS, Changes, FleetSnapshot, Item, Key, PodSnapshot, parts_of
 from sheaf_gateway.fleet.view import Fleet, Pod
@@ -180,7 +180,7 @@ class FleetStore:
     def _regrouped(self, models: Collection[str]) -> tuple[Mapping[str, tuple[Pod, ...]], Mapping[str, int]]:
         if not models:
             return self.fleet.pods, self.fleet.ready
-        pods, ready = dict(self.fleet.pods), dict(self.fleet.ready)
+        pods, ready = thawed(self.fleet.pods), thawed(self.fleet.ready)
         for model in models:
             if group := self._groups.get(model):
                 pods[model] = found = arranged(group.values(), self.suspects)

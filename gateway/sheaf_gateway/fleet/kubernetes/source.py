@@ -16,6 +16,7 @@ from sheaf_gateway.fleet.kubernetes.client import ApiError, KubeApi
 from sheaf_gateway.fleet.kubernetes.reading import Identity, Raw, UnreadableError, identity, read
 from sheaf_gateway.fleet.kubernetes.reflector import Reflector, Resource, Rules
 from sheaf_gateway.fleet.kubernetes.watchboard import WatchBoard
+from sheaf_gateway.fleet.memory import spare_collector
 from sheaf_gateway.fleet.snapshot import KINDS, Item, Key, Kind
 from sheaf_gateway.fleet.store import FleetStore
 
@@ -148,6 +149,9 @@ class KubernetesSource:
     def _flush(self) -> None:
         self._timer = None
         whole = self._listed >= _NEEDED or self._store.known
-        if whole and (self._pending or not self._store.known):
+        first = not self._store.known
+        if whole and (self._pending or first):
             pending, self._pending = self._pending, {}
             self._store.apply(pending)
+        if whole and first:
+            spare_collector()
