@@ -213,6 +213,19 @@ def test_what_was_charged_is_corrected_by_what_was_so():
     assert (door.served("m"), door.served("never")) == ({"a": 70.0}, {})
 
 
+def test_a_request_is_released_once():
+    door = Admission()
+    scopes = limited(tokens_per_minute=100)
+    both = [ask(number, slots=2, scopes=scopes, tokens=10) for number in range(2)]
+    for each in both:
+        door.decide(each, 0.0)
+    door.release(both[0], 1.0, used_tokens=0, service_s=1.0)
+    door.release(both[0], 1.0, used_tokens=0, service_s=9.0)
+    assert door.running("m") == 1
+    assert door.demand("m", 1.0, ready=True).service_s == 1.0
+    assert isinstance(door.decide(ask(3, slots=2, scopes=scopes, tokens=90), 1.0), Admit)
+
+
 def test_another_policy_holds_once_nobody_waits_under_the_old_one():
     door = Admission()
     old, new = Terms(), Terms(policy="VTC")

@@ -138,7 +138,7 @@ class Admission:
         service_s: float | None = None,
         first_s: float | None = None,
     ) -> None:
-        """An admitted request is over.
+        """An admitted request is over; nothing happens where it was not admitted, or is over already.
 
         Args:
             ask: the request.
@@ -150,12 +150,12 @@ class Admission:
             first_s: seconds from admission to the first token, where there was one.
         """
         gate = self._gate(ask)
-        gate.running = max(0, gate.running - 1)
-        gate.learn(service_s, first_s)
         bill = gate.bills.pop(ask.request_id, None)
-        if bill is not None:
-            prompt = bill.prompt if uncached is None else uncached
-            gate.charge(bill, prompt, bill.output if output is None else output)
+        if bill is None:
+            return
+        gate.learn(service_s, first_s)
+        prompt = bill.prompt if uncached is None else uncached
+        gate.charge(bill, prompt, bill.output if output is None else output)
         self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
 
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:

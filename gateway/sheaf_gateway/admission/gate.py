@@ -47,10 +47,9 @@ class Bill:
 class Gate:
     """The state of one Model's door."""
 
-    __slots__ = ("arrivals", "bills", "first_s", "learnt", "line", "refused", "running", "service_s")
+    __slots__ = ("arrivals", "bills", "first_s", "learnt", "line", "refused", "service_s")
 
     def __init__(self, policy: Policy) -> None:
-        self.running = 0
         self.service_s = _PRIOR_SERVICE_S
         self.first_s = 0.0
         self.learnt = False
@@ -59,6 +58,11 @@ class Gate:
         self.arrivals = Rate()
         self.refused = 0
 
+    @property
+    def running(self) -> int:
+        """Requests that were admitted and are not over."""
+        return len(self.bills)
+
     def adopt(self, terms: Terms) -> None:
         """Begin new books where the SLO names another policy now and nobody waits under the old one."""
         if terms.policy != self.line.books.policy and not len(self.line):
@@ -66,7 +70,6 @@ class Gate:
 
     def enter(self, ask: Ask, tenant: Tenant, prompt: float) -> None:
         """A request begins to be served."""
-        self.running += 1
         self.line.books.enter(tenant)
         bill = self.bills[ask.request_id] = Bill(tenant)
         self.charge(bill, prompt, 0.0)

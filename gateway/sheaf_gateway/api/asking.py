@@ -5,8 +5,8 @@ import itertools
 
 import msgspec
 
-from sheaf_gateway.admission.admission import Ask as Door
 from sheaf_gateway.admission.limits import ScopedRate
+from sheaf_gateway.admission.terms import Ask as Door
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.keys import Caller
 from sheaf_gateway.api.routes import Route

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from sheaf_gateway.admission.admission import Admission
-from sheaf_gateway.admission.admission import Ask as Door
+from sheaf_gateway.admission.terms import Ask as Door
 from sheaf_gateway.api import asking, body, errors
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.call import Call, Ending

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sheaf_gateway.admission.admission import Admission, Ask
+from sheaf_gateway.admission.admission import Admission
+from sheaf_gateway.admission.terms import Ask
 from sheaf_gateway.api import failures
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class WaitingRoom:
 
     def call_in(self, model: str, slots: int) -> None:
         """Call in as many as there is room for."""
-        while (door := self._admission.next_waiter(model, slots)) is not None:
+        while (door := self._admission.next_waiter(model, slots, self._loop.time())) is not None:
             waiter = self._waiters.pop(door.request_id)
             waiter.timer.cancel()
             waiter.call.enter()
