@@ -5,6 +5,7 @@ ignored: an old gateway keeps serving while the rest is upgraded.
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -120,7 +121,8 @@ def _addresses(raw: Raw, ip: str) -> dict[str, str]:
     """URLs from the pod's address and its named ports. Nothing where it has no address."""
     if not ip:
         return {"engine_url": ""}
-    host = f"[{ip}]" if ":" in ip else ip
+    address = ip_address(ip)
+    host = f"[{address}]" if address.version == 6 else str(address)
     ports = {**_PORTS, **_named_ports(raw)}
     return {
         "engine_url": f"http://{host}:{ports['engine']}",
@@ -144,7 +146,7 @@ def _phase(status: Raw, containers: list[Raw], *, ready: bool, terminating: bool
         return "Failed"
     if ready:
         return "Ready"
-    started = any((c.get("state") or {}).get("running") or c.get("restartCount") for c in containers)
+    started = any("running" in (c.get("state") or {}) or c.get("restartCount") for c in containers)
     return "Starting" if started else "Pending"
 
 
