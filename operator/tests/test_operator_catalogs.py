@@ -1,9 +1,19 @@
 """Catalogs: all adapters of the Model, pinned where placed; a restarted operator knows from the number what an agent holds."""
 
 from operator_world import NOW, World, make_adapter, make_model, make_pod, of_kind, resident
-from sheaf_crds.agent_api import AdapterState, AgentState
+from sheaf_crds.agent_api import AdapterState, AgentState, Catalog
 from sheaf_operator.planning import ClusterSnapshot, SetCatalog, plan
-from sheaf_operator.planning.catalogs import FINGERPRINT_BITS, catalog_of, placements, settled
+from sheaf_operator.planning.catalogs import FINGERPRINT_BITS, Catalogs
+from sheaf_operator.planning.pinning import pinning
+
+
+def catalog_of(adapters, pinned, agent) -> Catalog:
+    catalogs = Catalogs(adapters)
+    return catalogs.catalog(pinned, catalogs.generation(pinned, agent))
+
+
+def placements(model, adapters, pods):
+    return pinning(model, adapters, pods).by_pod
 
 
 def test_every_pod_gets_every_adapter_and_keeps_its_own_loaded():
@@ -73,21 +83,22 @@ def test_the_agents_own_capacity_counts_where_it_says_one():
 
 def test_a_pod_has_settled_when_each_pinned_adapter_is_loaded_as_declared_or_failed():
     model, wanted = make_model(), "sha256:" + "1" * 64
-    catalog = catalog_of([make_adapter("a", digest=wanted), make_adapter("b")], frozenset({"a", "b"}), AgentState())
+    catalogs, pinned = Catalogs([make_adapter("a", digest=wanted), make_adapter("b")]), frozenset({"a", "b"})
+    generation = catalogs.generation(pinned, AgentState())
 
-    def pod(*states: AdapterState, generation: int = catalog.generation):
+    def pod(*states: AdapterState, generation: int = generation):
         return make_pod(model, "p", agent=AgentState(engine="Ready", catalog_generation=generation, adapters=states))
 
     loaded = AdapterState(name="a", state="Resident", digest=wanted)
     stale = AdapterState(name="a", state="Resident", digest="sha256:old")
     failed = AdapterState(name="b", state="Failed")
     loading = AdapterState(name="b", state="Loading")
-    assert settled(pod(loaded, failed), catalog)
-    assert not settled(pod(loaded, loading), catalog)
-    assert not settled(pod(stale, failed), catalog)
-    assert not settled(pod(loaded), catalog)
-    assert not settled(pod(loaded, failed, generation=1), catalog)
-    assert not settled(make_pod(model, "p", agent=None), catalog)
+    assert catalogs.settled(pod(loaded, failed), pinned)
+    assert not catalogs.settled(pod(loaded, loading), pinned)
+    assert not catalogs.settled(pod(stale, failed), pinned)
+    assert not catalogs.settled(pod(loaded), pinned)
+    assert not catalogs.settled(pod(loaded, failed, generation=1), pinned)
+    assert not catalogs.settled(make_pod(model, "p", agent=None), pinned)
 
 
 def test_adding_and_removing_an_adapter_touches_catalogs_and_statuses_only():

@@ -5,27 +5,26 @@ failed, half a rollout, statuses never written) is mended by the same rules that
 plan of a key reads nothing but that key's own things, so its cost does not grow with the fleet.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sheaf_crds import Adapter, Model
-from sheaf_crds.agent_api import AdapterState, Catalog
+from sheaf_crds import Adapter, AutoscalingPolicy, Model
 
-from sheaf_operator.planning.actions import Action, Plan, SetCatalog
-from sheaf_operator.planning.catalogs import catalog_of, placements, settled
+from sheaf_operator.planning.actions import Action, CreatePod, Plan, SetCatalog
+from sheaf_operator.planning.catalogs import Catalogs
 from sheaf_operator.planning.index import FleetIndex, Key
-from sheaf_operator.planning.pods import Wanted, finish, plan_pods, retire, wake_times
+from sheaf_operator.planning.leaving import clear, drain_times, retire, see_off
+from sheaf_operator.planning.pinning import Pinning, pinning, states_of
+from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, slo_status
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status
 from sheaf_operator.planning.template import Desired, desired_replicas, pod_template
+from sheaf_operator.planning.words import are, counted
 
 ORPHAN_DRAIN_SECONDS = 30.0
-
-States = Mapping[str, Mapping[str, AdapterState]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,8 @@ class _Family:
     adapters: Sequence[Adapter]
     pods: Sequence[PodFacts]
     desired: Desired
+    wanted: Wanted
     finding: Finding | None
-    settings_digest: str
 
     @property
     def blocked(self) -> bool:
@@ -84,13 +83,14 @@ def _plan_family(index: FleetIndex, name: str, now: float) -> Plan:
     own = [pod for pod in pods if model is not None and pod.owner_uid == model.metadata.uid]
     orphans = [pod for pod in pods if model is None or pod.owner_uid != model.metadata.uid]
     actions = _remove_orphans(orphans, now)
-    wakes = wake_times(orphans, ORPHAN_DRAIN_SECONDS, now)
+    wakes = drain_times(orphans, ORPHAN_DRAIN_SECONDS)
     adapters, strays = _judged_adapters(index, name, model)
     if model is not None:
-        actions += _plan_model(_family(index, model, adapters, own), now)
-        wakes += wake_times(own, model.spec.drain_timeout, now)
+        family = _family(index, model, adapters, own, now)
+        actions += _plan_model(family, now, [pod.name for pod in orphans])
+        wakes += wake_times(family.wanted, own, now)
     actions += [action for adapter, finding in strays for action in _stray_report(adapter, finding, now)]
-    return Plan(tuple(actions), min(wakes, default=None))
+    return Plan(tuple(actions), min((time for time in wakes if time > now), default=None))
 
 
 def _judged_adapters(
@@ -108,81 +108,68 @@ def _judged_adapters(
     return fine, strays
 
 
-def _family(index: FleetIndex, model: Model, adapters: Sequence[Adapter], pods: Sequence[PodFacts]) -> _Family:
-    spec = model.spec
+def _family(
+    index: FleetIndex, model: Model, adapters: Sequence[Adapter], pods: Sequence[PodFacts], now: float
+) -> _Family:
+    spec, digest = model.spec, index.settings_digest
     policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
-    has_slo = spec.slo_ref is not None and index.slo(spec.slo_ref.name) is not None
-    finding = judge_model(model, index.adapter(model.name), policy, slo=has_slo)
-    if finding is None or not finding.blocks:
-        finding = index.obstacle(model) or finding
-    return _Family(model, adapters, pods, desired_replicas(model, policy), finding, index.settings_digest)
+    desired = desired_replicas(model, policy)
+    templates = pod_template(model, digest), pod_template(model, digest, spot=True)
+    wanted = wanted_pods(*templates, desired.replicas, pods, now)
+    return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy))
+
+
+def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
+    slo = model.spec.slo_ref is not None and index.slo(model.spec.slo_ref.name) is not None
+    found = judge_model(model, index.adapter(model.name), policy, slo=slo)
+    return found if found and found.blocks else index.obstacle(model) or found
 
 
 def _remove_orphans(orphans: Sequence[PodFacts], now: float) -> list[Action]:
-    live = [pod for pod in orphans if pod.live]
-    actions = finish(orphans, ORPHAN_DRAIN_SECONDS, now)
-    return actions + [retire(pod, ORPHAN_DRAIN_SECONDS, f"Model {pod.model} is gone") for pod in live]
+    actions = clear(pod for pod in orphans if pod.phase == "Failed")
+    actions += see_off(orphans, ORPHAN_DRAIN_SECONDS, now)
+    return actions + [retire(pod, ORPHAN_DRAIN_SECONDS, f"Model {pod.model} is gone") for pod in orphans if pod.live]
 
 
-def _plan_model(family: _Family, now: float) -> list[Action]:
+def _plan_model(family: _Family, now: float, taken: Sequence[str]) -> list[Action]:
     model, pods, adapters = family.model, family.pods, family.adapters
-    placed = placements(model, adapters, pods)
-    catalogs = {pod.name: catalog_of(adapters, placed[pod.name], pod.agent) for pod in pods if pod.live and pod.agent}
+    pinned, catalogs = pinning(model, adapters, pods), Catalogs(adapters)
+    settled = {pod.name for pod in pods if pod.live and catalogs.settled(pod, pinned.by_pod[pod.name])}
+    actions = plan_pods(family.wanted, pods, settled, now, taken)
     if family.blocked:
-        actions = finish(pods, model.spec.drain_timeout, now)
+        actions = [action for action in actions if not isinstance(action, CreatePod)]
     else:
-        actions = _pods_and_catalogs(family, catalogs, now)
-    facts = ModelFacts(model, family.desired, pods, len(adapters), family.finding, family.settings_digest)
-    actions += report(model, *model_status(facts, now))
-    return actions + _adapter_reports(adapters, pods, placed, family.desired, now)
+        actions += _catalog_changes(pods, pinned.by_pod, catalogs, len(adapters))
+    facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding)
+    status, verdicts = model_status(facts, now)
+    actions += report(model, status, *verdicts)
+    return actions + _adapter_reports(family, pinned, now)
 
 
-def _pods_and_catalogs(family: _Family, catalogs: Mapping[str, Catalog], now: float) -> list[Action]:
-    model = family.model
-    wanted = Wanted(pod_template(model, family.settings_digest), family.desired.replicas, model.spec.drain_timeout)
-
-    def ready(pod: PodFacts) -> bool:
-        return pod.name in catalogs and settled(pod, catalogs[pod.name])
-
-    return plan_pods(wanted, family.pods, ready, now) + _catalog_changes(family.pods, catalogs)
-
-
-def _catalog_changes(pods: Iterable[PodFacts], catalogs: Mapping[str, Catalog]) -> list[Action]:
-    held = {pod.name: pod for pod in pods if pod.name in catalogs}
-    return [
-        SetCatalog(name, pod.uid, catalogs[name], f"{len(catalogs[name].adapters)} adapters are declared")
-        for name, pod in held.items()
-        if pod.agent and pod.agent.catalog_generation != catalogs[name].generation
-    ]
-
-
-def _adapter_reports(
-    adapters: Sequence[Adapter],
-    pods: Sequence[PodFacts],
-    placed: Mapping[str, frozenset[str]],
-    desired: Desired,
-    now: float,
+def _catalog_changes(
+    pods: Iterable[PodFacts], pinned: Mapping[str, frozenset[str]], catalogs: Catalogs, adapters: int
 ) -> list[Action]:
-    states = _states(pods)
-    holders: dict[str, set[str]] = defaultdict(set)
-    for pod, names in placed.items():
-        for name in names:
-            holders[name].add(pod)
-    live = [pod for pod in pods if pod.live]
     actions: list[Action] = []
-    for adapter in adapters:
-        facts = AdapterFacts(adapter, live, frozenset(holders[adapter.name]), adapter.spec.replicas, desired.replicas)
-        actions += report(adapter, *adapter_status(facts, states.get(adapter.name, {}), now))
+    for pod in pods:
+        if pod.agent is None or not pod.live:
+            continue
+        generation = catalogs.generation(pinned[pod.name], pod.agent)
+        if generation != pod.agent.catalog_generation:
+            catalog = catalogs.catalog(pinned[pod.name], generation)
+            reason = f"{counted(adapters, 'adapter')} {are(adapters)} declared"
+            actions.append(SetCatalog(pod.name, pod.uid, catalog, reason))
     return actions
 
 
-def _states(pods: Iterable[PodFacts]) -> States:
-    """What each pod's agent says of each adapter: adapter name to pod name to state."""
-    states: dict[str, dict[str, AdapterState]] = defaultdict(dict)
-    for pod in pods:
-        for state in pod.agent.adapters if pod.agent else ():
-            states[state.name][pod.name] = state
-    return states
+def _adapter_reports(family: _Family, pinned: Pinning, now: float) -> list[Action]:
+    states, live = states_of(family.pods), [pod for pod in family.pods if pod.live]
+    actions: list[Action] = []
+    for adapter in family.adapters:
+        name = adapter.name
+        placed = pinned.by_adapter.get(name, frozenset())
+        facts = AdapterFacts(adapter, live, placed, pinned.wished[name], family.desired.replicas)
+        actions += report(adapter, *adapter_status(facts, states.get(name, {}), now))
+    return actions
 
 
 def _stray_report(adapter: Adapter, finding: Finding, now: float) -> list[Action]:

@@ -1,7 +1,8 @@
 """The command that starts an engine for a Model: vLLM, or the emulator that takes the same flags.
 
 What Sheaf must own (address, served name, LoRA and KV event settings) comes from here; everything else is the user's.
-Defaults for CPU give way to what the user sets; variables on which Sheaf's correctness rests do not.
+Of a flag that is given twice the last one counts, and engines take abbreviated flags (`--max-l=1`): so defaults come
+first, then what the user sets, then what Sheaf owns.
 """
 
 import json
@@ -47,10 +48,12 @@ def engine_command(
         python: interpreter to run it with.
         cpu: whether it runs without an accelerator.
     """
-    argv = [python, "-m", MODULES[spec.engine.name], "--model", model_dir, "--served-model-name", name]
-    argv += ["--host", endpoints.host, "--port", str(endpoints.port), "--enable-prompt-tokens-details"]
-    argv += _generate_flags(spec, endpoints, cpu=cpu) if spec.task == "Generate" else ["--runner", "pooling"]
-    return EngineCommand((*argv, *spec.engine.args), _environment(spec, cpu=cpu))
+    defaults = ["--block-size", str(CPU_BLOCK_SIZE)] if cpu and spec.task == "Generate" else []
+    owned = ["--model", model_dir, "--served-model-name", name, "--host", endpoints.host, "--port", str(endpoints.port)]
+    owned += ["--enable-prompt-tokens-details"]
+    owned += _generate_flags(spec, endpoints) if spec.task == "Generate" else ["--runner", "pooling"]
+    argv = (python, "-m", MODULES[spec.engine.name], *defaults, *spec.engine.args, *owned)
+    return EngineCommand(argv, _environment(spec, cpu=cpu))
 
 
 def lora_capacity(spec: ModelSpec) -> int:
@@ -63,8 +66,8 @@ def takes_adapters(spec: ModelSpec) -> bool:
     return spec.task == "Generate" and spec.lora.slots > 0
 
 
-def _generate_flags(spec: ModelSpec, endpoints: EngineEndpoints, *, cpu: bool) -> list[str]:
-    flags = ["--block-size", str(CPU_BLOCK_SIZE)] if cpu and not _user_sets(spec, "--block-size") else []
+def _generate_flags(spec: ModelSpec, endpoints: EngineEndpoints) -> list[str]:
+    flags: list[str] = []
     if takes_adapters(spec):
         flags += ["--enable-lora", "--max-loras", str(spec.lora.slots), "--max-lora-rank", str(spec.lora.max_rank)]
         flags += ["--max-cpu-loras", str(max(spec.lora.slots, lora_capacity(spec)))]
@@ -77,10 +80,6 @@ def _kv_events_config(endpoints: EngineEndpoints) -> str:
     config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoints.kv_events, "topic": "kv"}
     replay = {"replay_endpoint": endpoints.kv_replay} if endpoints.kv_replay else {}
     return json.dumps(config | replay)
-
-
-def _user_sets(spec: ModelSpec, flag: str) -> bool:
-    return any(argument.split("=", 1)[0].replace("_", "-") == flag for argument in spec.engine.args)
 
 
 def _environment(spec: ModelSpec, *, cpu: bool) -> dict[str, str]:

@@ -1,100 +1,133 @@
 """Which pods of a Model to start and which to let go.
 
-Rules: never fewer serving pods than there are now or than wanted, whichever is less; at most one pod above the wanted
-number while a new template rolls out; those that do not serve go first, then those that hold the fewest adapters,
-then the youngest. A pod that serves is drained before it is deleted. A pod that drains for another reason (a spot
-notice) is no longer counted, so its replacement is started at once.
+Rules: never fewer serving pods than there are now or than wanted, whichever is less; at most `surge` pods above the
+wanted number while a change rolls out; those that do not serve go first, then those that hold the fewest adapters, then
+the youngest. A pod that serves is drained before it is deleted. A pod that has to go for another reason (a spot notice)
+is no longer counted, so its replacement is started in the same pass; nor is one that is Terminating, however long its
+node takes. On-demand and spot pods have templates of their own, so a change of the split rolls like any other change.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sheaf_operator.planning.actions import Action, CreatePod, DeletePod, DrainPod, PodTemplate
+from sheaf_crds import ModelSpec
+
+from sheaf_operator.planning.actions import Action, CreatePod, PodTemplate
+from sheaf_operator.planning.failures import Failures, failures
+from sheaf_operator.planning.leaving import clear, drain_times, retire, see_off
 from sheaf_operator.planning.snapshot import PodFacts
+from sheaf_operator.planning.spot import Split, patience_ends, split, waiting_in_vain
 from sheaf_operator.planning.template import pod_names
+from sheaf_operator.planning.words import are, counted
 
-SURGE = 1
-FAILED_POD_AGE = 10.0
-DRAIN_LINGER = 2.0
-
-Settled = Callable[[PodFacts], bool]
+SURGE_PERCENT = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How many pods of which template, and for how long those that go may drain (seconds)."""
+    """What should run of one Model."""
 
-    template: PodTemplate
     replicas: int
-    drain_seconds: float
+    split: Split
+    on_demand: PodTemplate
+    spot: PodTemplate
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The Model's spec."""
+        return self.on_demand.spec
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """The templates that are wanted now; pods of others are outdated."""
+        return frozenset({self.on_demand.hash, self.spot.hash})
+
+    @property
+    def lines(self) -> tuple[tuple[PodTemplate, int], ...]:
+        """Each template with the number of pods that there should be of it."""
+        return (self.on_demand, self.split.on_demand), (self.spot, self.split.spot)
 
 
-def plan_pods(wanted: Wanted, pods: Sequence[PodFacts], settled: Settled, now: float) -> list[Action]:
+def wanted_pods(
+    on_demand: PodTemplate, spot: PodTemplate, replicas: int, pods: Iterable[PodFacts], now: float
+) -> Wanted:
+    """What should run, given the templates, the replicas, and the pods that wait for spot capacity."""
+    waiting = waiting_in_vain(pods, spot.hash, now)
+    return Wanted(replicas, split(spot.spec.spot, replicas, waiting), on_demand, spot)
+
+
+def plan_pods(
+    wanted: Wanted, pods: Sequence[PodFacts], settled: Collection[str], now: float, taken: Iterable[str] = ()
+) -> list[Action]:
     """Repairs, removals and creations for the pods of one Model.
 
     Args:
         wanted: what should run.
         pods: every pod of the Model.
-        settled: whether a pod serves and has loaded what it should hold; a new pod counts as capacity from then on.
+        settled: the pods that serve and have loaded what they should hold; a new pod counts as capacity from then on.
         now: Unix seconds.
+        taken: further names of pods that are not free.
     """
-    live = [pod for pod in pods if pod.live or _cooling(pod, now)]
-    current = [pod for pod in live if pod.template_hash == wanted.template.hash]
-    outdated = [pod for pod in live if pod.template_hash != wanted.template.hash]
-    removals = _removals(wanted, current, outdated, settled)
-    actions = finish(pods, wanted.drain_seconds, now)
-    actions += [retire(pod, wanted.drain_seconds, reason) for pod, reason in removals]
-    return actions + _creations(wanted, pods, current, len(live) - len(removals))
+    failed, drain = _failures(wanted, pods, now), wanted.spec.drain_timeout
+    counted_pods = [pod for pod in pods if pod.live or pod in failed.holding]
+    removals = _removals(wanted, counted_pods, settled)
+    actions = clear(failed.spent) + see_off(pods, drain, now)
+    actions += [retire(pod, drain, reason) for pod, reason in removals]
+    names = {*taken, *(pod.name for pod in pods)}
+    return actions + _creations(wanted, counted_pods, len(removals), names)
 
 
-def finish(pods: Iterable[PodFacts], drain_seconds: float, now: float) -> list[Action]:
-    """Delete pods that failed for good or have drained."""
-    failed = [pod for pod in pods if pod.phase == "Failed" and not _cooling(pod, now)]
-    actions: list[Action] = [DeletePod(pod.name, pod.uid, f"it failed: {pod.message or pod.reason}") for pod in failed]
-    gone = [pod for pod in pods if pod.draining and pod.phase not in ("Terminating", "Failed")]
-    return actions + [
-        DeletePod(pod.name, pod.uid, "it has drained") for pod in gone if drained(pod, drain_seconds, now)
-    ]
+def surge(replicas: int) -> int:
+    """Pods above the wanted number while a change rolls out."""
+    return max(1, math.ceil(replicas * SURGE_PERCENT / 100))
 
 
-def drained(pod: PodFacts, drain_seconds: float, now: float) -> bool:
-    """Whether nothing runs there any more and everyone has heard of it, or its time is up."""
-    if pod.agent is None or now >= pod.agent.drain_deadline:
-        return True
-    idle = pod.agent.load.running + pod.agent.load.waiting == 0
-    return idle and now >= pod.agent.drain_deadline - drain_seconds + DRAIN_LINGER
+def wake_times(wanted: Wanted, pods: Sequence[PodFacts], now: float) -> list[float]:
+    """When time alone changes what to do with these pods or what is said of them (Unix seconds, later than now)."""
+    starting = [pod.created_at + wanted.spec.startup_timeout for pod in pods if pod.live and not pod.ready]
+    patience = patience_ends(pods, wanted.spot.hash) if wanted.spec.spot.policy == "Preferred" else []
+    times = (*drain_times(pods, wanted.spec.drain_timeout), *_failures(wanted, pods, now).replaced_at)
+    return [time for time in (*times, *starting, *patience) if time > now]
 
 
-def retire(pod: PodFacts, drain_seconds: float, reason: str) -> Action:
-    """Drain a pod that serves; delete one that does not."""
-    if pod.serving and pod.agent is not None and drain_seconds > 0:
-        return DrainPod(pod.name, pod.uid, drain_seconds, reason)
-    return DeletePod(pod.name, pod.uid, reason)
+def _failures(wanted: Wanted, pods: Sequence[PodFacts], now: float) -> Failures:
+    return failures(pods, wanted.hashes, now, recovered=_serving(pods) >= wanted.replicas)
 
 
-def wake_times(pods: Iterable[PodFacts], drain_seconds: float, now: float) -> list[float]:
-    """When time alone changes what to do with these pods (Unix seconds, all later than now)."""
-    deadlines = [pod.agent.drain_deadline for pod in pods if pod.agent is not None and pod.agent.draining]
-    lingers = [deadline - drain_seconds + DRAIN_LINGER for deadline in deadlines]
-    retries = [pod.created_at + FAILED_POD_AGE for pod in pods if pod.phase == "Failed"]
-    return [time for time in (*deadlines, *lingers, *retries) if time > now]
+def _removals(wanted: Wanted, pods: Sequence[PodFacts], settled: Collection[str]) -> list[tuple[PodFacts, str]]:
+    """What is to be replaced goes as far as others have taken over, what is too many as far as others serve."""
+    current = [pod for pod in pods if pod.template_hash in wanted.hashes]
+    outdated = [pod for pod in pods if pod.template_hash not in wanted.hashes]
+    surplus = [pod for line in wanted.lines for pod in _surplus(*line, current)]
+    moves = _moves(wanted, current, settled)
+    replaced = outdated + (surplus if moves else [])
+    staying = sum(pod.name in settled for pod in current if pod not in replaced)
+    old = _affordable(_expendable(replaced), staying + _serving(replaced) - wanted.replicas)
+    spare = _serving(pods) - _serving(old) - wanted.replicas
+    extra = _affordable([] if moves else surplus, spare)
+    too_many = f"{counted(wanted.replicas, 'replica')} {are(wanted.replicas)} wanted"
+    return [(pod, _why(pod, wanted)) for pod in old] + [(pod, too_many) for pod in extra]
 
 
-def _cooling(pod: PodFacts, now: float) -> bool:
-    """A pod that failed as soon as it was made keeps its place for a while, so that replacing it does not spin."""
-    return pod.phase == "Failed" and now < pod.created_at + FAILED_POD_AGE
+def _moves(wanted: Wanted, current: Sequence[PodFacts], settled: Collection[str]) -> bool:
+    """Whether pods of one template are still to take over from pods of the other."""
+    for template, count in wanted.lines:
+        mine = [pod for pod in current if pod.template_hash == template.hash]
+        if len(mine) <= count and sum(pod.name in settled for pod in mine) < count:
+            return True
+    return False
 
 
-def _removals(
-    wanted: Wanted, current: Sequence[PodFacts], outdated: Sequence[PodFacts], settled: Settled
-) -> list[tuple[PodFacts, str]]:
-    """Outdated pods go as far as new ones have taken over, surplus pods as far as others serve."""
-    old = _affordable(_expendable(outdated), sum(map(settled, current)) + _serving(outdated) - wanted.replicas)
-    surplus = _expendable(current)[: max(0, len(current) - wanted.replicas)]
-    others = _serving(current) + _serving(outdated) - _serving(old)
-    extra = _affordable(surplus, others - wanted.replicas)
-    too_many = f"{wanted.replicas} replicas are wanted"
-    return [(pod, "its template is outdated") for pod in old] + [(pod, too_many) for pod in extra]
+def _why(pod: PodFacts, wanted: Wanted) -> str:
+    if pod.template_hash not in wanted.hashes:
+        return "its template is outdated"
+    return "the split between on-demand and spot changed"
+
+
+def _surplus(template: PodTemplate, count: int, current: Iterable[PodFacts]) -> list[PodFacts]:
+    mine = [pod for pod in current if pod.template_hash == template.hash]
+    return _expendable(mine)[: max(0, len(mine) - count)]
 
 
 def _affordable(pods: Sequence[PodFacts], spare: int) -> list[PodFacts]:
@@ -107,7 +140,7 @@ def _serving(pods: Iterable[PodFacts]) -> int:
     return sum(pod.serving for pod in pods)
 
 
-def _expendable(pods: Sequence[PodFacts]) -> list[PodFacts]:
+def _expendable(pods: Iterable[PodFacts]) -> list[PodFacts]:
     """The pods in the order in which their loss is felt least."""
     return sorted(pods, key=lambda pod: (pod.serving, _adapters(pod), -pod.created_at, pod.name))
 
@@ -116,12 +149,22 @@ def _adapters(pod: PodFacts) -> int:
     return sum(state.state == "Resident" for state in pod.agent.adapters) if pod.agent else 0
 
 
-def _creations(wanted: Wanted, pods: Sequence[PodFacts], current: Sequence[PodFacts], remaining: int) -> list[Action]:
-    missing = wanted.replicas - len(current)
-    room = wanted.replicas + SURGE - remaining
-    if missing <= 0 or room <= 0:
-        return []
-    rolls = remaining > len(current)
-    reason = "a new template rolls out" if rolls else f"{wanted.replicas} replicas are wanted, {len(current)} are there"
-    names = pod_names(wanted.template, (pod.name for pod in pods), min(missing, room))
-    return [CreatePod(name, wanted.template, reason) for name in names]
+def _creations(wanted: Wanted, pods: Sequence[PodFacts], removed: int, taken: Iterable[str]) -> list[Action]:
+    room = wanted.replicas + wanted.split.stand_ins + surge(wanted.replicas) - (len(pods) - removed)
+    actions: list[Action] = []
+    for template, count in wanted.lines:
+        there = sum(pod.template_hash == template.hash for pod in pods)
+        missing = max(0, min(count - there, room - len(actions)))
+        reason = _need(wanted, pods)
+        actions += [CreatePod(name, template, reason) for name in pod_names(template, taken, missing)]
+    return actions
+
+
+def _need(wanted: Wanted, pods: Sequence[PodFacts]) -> str:
+    current = sum(pod.template_hash in wanted.hashes for pod in pods)
+    if current < len(pods):
+        return "a new template rolls out"
+    if wanted.split.stand_ins:
+        return "spot capacity cannot be had at present; on-demand stands in"
+    total = f"{counted(wanted.replicas, 'replica')} {are(wanted.replicas)} wanted"
+    return f"{total}, {current} {are(current)} there"

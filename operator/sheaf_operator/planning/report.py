@@ -6,19 +6,28 @@ from sheaf_crds import SLO, Adapter, AutoscalingPolicy, AutoscalingPolicyStatus,
 
 from sheaf_operator.planning.actions import Action, AnyStatus, EmitEvent, UpdateStatus
 from sheaf_operator.planning.conditions import Verdict, conditions, transition
+from sheaf_operator.planning.words import counted
 
 
-def report(item: Model | Adapter | SLO | AutoscalingPolicy, status: AnyStatus, ready: Verdict) -> list[Action]:
-    """The status write and the event that the object needs; none where it says so already."""
+def report(
+    item: Model | Adapter | SLO | AutoscalingPolicy, status: AnyStatus, ready: Verdict, *others: Verdict
+) -> list[Action]:
+    """The status write and the events that the object needs; none where it says so already.
+
+    An event comes with every transition of Ready, and with one of another condition that people should look at.
+    """
     if status == item.status:
         return []
     uid = item.metadata.uid
     reason = f"Ready={ready.status}: {ready.reason}"
-    actions: list[Action] = [UpdateStatus(item.kind, item.name, uid, status, reason)]
-    if transition(item.status, ready):
-        tone: Literal["Normal", "Warning"] = "Warning" if ready.alarming else "Normal"
-        actions.append(EmitEvent(item.kind, item.name, uid, tone, ready.reason, ready.message))
-    return actions
+    told = [verdict for verdict in (ready, *others) if verdict is ready or verdict.alarming]
+    events = [_event(item, verdict) for verdict in told if transition(item.status, verdict)]
+    return [UpdateStatus(item.kind, item.name, uid, status, reason), *events]
+
+
+def _event(item: Model | Adapter | SLO | AutoscalingPolicy, verdict: Verdict) -> EmitEvent:
+    tone: Literal["Normal", "Warning"] = "Warning" if verdict.alarming else "Normal"
+    return EmitEvent(item.kind, item.name, item.metadata.uid, tone, verdict.reason, verdict.message)
 
 
 def slo_status(slo: SLO, models: int, now: float) -> list[Action]:
@@ -38,5 +47,6 @@ def policy_status(policy: AutoscalingPolicy, models: int, now: float) -> list[Ac
 
 def _usage(models: int) -> Verdict:
     if models:
-        return Verdict("Ready", "True", "Accepted", "Models refer to it")
+        told = f"{counted(models, 'Model')} {'refers' if models == 1 else 'refer'} to it"
+        return Verdict("Ready", "True", "Accepted", told)
     return Verdict("Ready", "True", "Unused", "no Model refers to it")

@@ -1,6 +1,10 @@
-"""What is said of an Adapter: where it is loaded, as the agents of those pods verified it, and where it should be."""
+"""What is said of an Adapter: where it is loaded, as the agents of those pods verified it, and where it should be.
 
-from collections.abc import Mapping, Sequence
+Copies that requests loaded elsewhere come and go with the traffic; they are not listed, so that traffic causes no
+writes, and count only up to the wanted number, while an adapter moves.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import Adapter, AdapterStatus, Placement
@@ -10,29 +14,37 @@ from sheaf_operator.planning.catalogs import holds
 from sheaf_operator.planning.conditions import Verdict, conditions
 from sheaf_operator.planning.refs import Finding
 from sheaf_operator.planning.snapshot import PodFacts
+from sheaf_operator.planning.words import counted, share
 
 MOST_PLACEMENTS = 256
+LONGEST_MESSAGE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFacts:
     """What an Adapter's status is computed from.
 
-    `placed` are the names of the pods that should keep it loaded (while pods start or go, more than `replicas`),
-    `pods` the live ones of its Model, `model_replicas` how many of them there should be.
+    `placed` are the names of the pods that should keep it loaded (while pods start or go, more than `wished`), `wished`
+    the replicas that should hold it where there is room, `pods` the live ones of its Model, `model_replicas` how many
+    of them there should be.
     """
 
     adapter: Adapter
     pods: Sequence[PodFacts]
     placed: frozenset[str] = frozenset()
-    replicas: int = 0
+    wished: int = 0
     model_replicas: int = 0
     finding: Finding | None = None
 
     @property
+    def declared(self) -> int:
+        """Pods that have to hold it now for it to be as declared."""
+        return min(self.adapter.spec.replicas, len(self.placed))
+
+    @property
     def desired(self) -> int:
         """Pods that should hold it now."""
-        return min(self.replicas, len(self.placed))
+        return min(self.wished, len(self.placed))
 
 
 def adapter_status(
@@ -45,37 +57,57 @@ def adapter_status(
         states: what the agent of each pod says of the adapter, by pod name; pods that say nothing are left out.
         now: Unix seconds.
     """
-    found = [_placement(facts, pod, states.get(pod.name)) for pod in sorted(facts.pods, key=lambda pod: pod.name)]
-    placements = [placement for placement in found if placement]
-    serving = {pod.name for pod in facts.pods if pod.serving}
-    resident = sum(placement.state == "Resident" and placement.pod in serving for placement in placements)
+    placements = _placements(facts, states)
+    resident = _resident(facts, states)
     ready = _ready(facts, placements, resident, states)
     generation = facts.adapter.metadata.generation
     status = AdapterStatus(
         observed_generation=generation,
         conditions=conditions(facts.adapter.status, (ready,), generation, now),
-        ready_replicas=resident,
+        ready_replicas=min(resident, facts.desired),
         desired_replicas=facts.desired,
-        placements=tuple(placements[:MOST_PLACEMENTS]),
+        placements=_bounded(placements),
     )
     return status, ready
 
 
-def _placement(facts: AdapterFacts, pod: PodFacts, state: AdapterState | None) -> Placement | None:
+def _resident(facts: AdapterFacts, states: Mapping[str, AdapterState]) -> int:
+    """Serving pods that hold the declared content."""
+    serving = {pod.name for pod in facts.pods if pod.serving}
+    return sum(name in serving and holds(state, facts.adapter.spec.digest) for name, state in states.items())
+
+
+def _placements(facts: AdapterFacts, states: Mapping[str, AdapterState]) -> list[Placement]:
+    """The pods that should hold it, and those that could not load it for a request."""
+    names = {pod.name for pod in facts.pods}
+    told = facts.placed | {name for name, state in states.items() if state.state == "Failed"}
+    return [_placement(facts, name, states.get(name)) for name in sorted(told & names)]
+
+
+def _placement(facts: AdapterFacts, pod: str, state: AdapterState | None) -> Placement:
     if state is None:
-        return Placement(pod=pod.name, state="Pending") if pod.name in facts.placed else None
+        return Placement(pod=pod, state="Pending")
     if state.state == "Resident" and not holds(state, facts.adapter.spec.digest):
-        return Placement(pod=pod.name, state="Loading", digest=state.digest, message="an older content is still loaded")
-    return Placement(pod=pod.name, state=state.state, digest=state.digest, message=state.message[:4096])
+        return Placement(pod=pod, state="Loading", digest=state.digest, message="an older content is still loaded")
+    return Placement(pod=pod, state=state.state, digest=state.digest, message=state.message[:LONGEST_MESSAGE])
+
+
+def _bounded(placements: Sequence[Placement]) -> tuple[Placement, ...]:
+    """As many as a status may hold; where that is not all, those with trouble first."""
+    if len(placements) <= MOST_PLACEMENTS:
+        return tuple(placements)
+    order = {"Failed": 0, "Loading": 1, "Pending": 2, "Resident": 3}
+    worst = sorted(placements, key=lambda placement: (order[placement.state], placement.pod))[:MOST_PLACEMENTS]
+    return tuple(sorted(worst, key=lambda placement: placement.pod))
 
 
 def _ready(
-    facts: AdapterFacts, placements: Sequence[Placement], resident: int, states: Mapping[str, AdapterState]
+    facts: AdapterFacts, placements: Iterable[Placement], resident: int, states: Mapping[str, AdapterState]
 ) -> Verdict:
     if facts.finding:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
     failed = [placement for placement in placements if placement.state == "Failed"]
-    if failed and resident < max(1, facts.desired):
+    if failed and resident < max(1, facts.declared):
         first = failed[0]
         reason = states[first.pod].reason or "LoadFailed"
         return Verdict("Ready", "False", reason, f"{first.pod}: {first.message}", alarming=True)
@@ -85,15 +117,16 @@ def _ready(
 def _ready_by_count(facts: AdapterFacts, resident: int) -> Verdict:
     if not facts.pods:
         return _without_pods(facts)
-    if facts.desired < min(facts.replicas, len(facts.pods)):
-        message = f"placed on {facts.desired} of {facts.replicas} replicas; the others are full of adapters of the same"
+    if facts.declared < min(facts.adapter.spec.replicas, len(facts.pods)):
+        placed = share(facts.declared, facts.adapter.spec.replicas, "replica")
+        message = f"placed on {placed}; the others are full of adapters of the same"
         mend = "or a higher priority; raise lora.maxAdapters of the Model, its replicas, or this priority"
         return Verdict("Ready", "False", "CapacityExceeded", f"{message} {mend}", alarming=True)
-    if not facts.desired:
+    if not facts.declared:
         return Verdict("Ready", "True", "OnDemand", "it is loaded when a request comes")
-    if resident >= facts.desired:
-        return Verdict("Ready", "True", "Resident", f"resident on {resident} replicas")
-    return Verdict("Ready", "False", "Loading", f"resident on {resident} of {facts.desired} replicas")
+    if resident >= facts.declared:
+        return Verdict("Ready", "True", "Resident", f"resident on {counted(min(resident, facts.desired), 'replica')}")
+    return Verdict("Ready", "False", "Loading", f"resident on {share(resident, facts.declared, 'replica')}")
 
 
 def _without_pods(facts: AdapterFacts) -> Verdict:

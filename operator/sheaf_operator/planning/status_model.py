@@ -1,14 +1,17 @@
 """What is said of a Model: how many of its pods serve, what hinders the others, whether a change is under way."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import Model, ModelStatus
+from sheaf_crds.base import format_duration
 
 from sheaf_operator.planning.conditions import Verdict, conditions
+from sheaf_operator.planning.pods import Wanted
 from sheaf_operator.planning.refs import Finding
 from sheaf_operator.planning.snapshot import PodFacts
-from sheaf_operator.planning.template import Desired, template_hash
+from sheaf_operator.planning.template import Desired
+from sheaf_operator.planning.words import are, counted, share
 
 MODEL_LABEL = "sheaf.dev/model"
 
@@ -19,32 +22,46 @@ class ModelFacts:
 
     model: Model
     desired: Desired
+    wanted: Wanted
     pods: Sequence[PodFacts]
     adapters: int
     finding: Finding | None = None
-    settings_digest: str = ""
 
     @property
     def serving(self) -> int:
         """Pods that answer requests."""
         return sum(pod.serving for pod in self.pods)
 
+    @property
+    def live(self) -> list[PodFacts]:
+        """Pods that are there to stay."""
+        return [pod for pod in self.pods if pod.live]
 
-def model_status(facts: ModelFacts, now: float) -> tuple[ModelStatus, Verdict]:
-    """The status to store, and the verdict on Ready in it."""
+    @property
+    def current(self) -> list[PodFacts]:
+        """Live pods of the templates that are wanted now."""
+        return [pod for pod in self.live if pod.template_hash in self.wanted.hashes]
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many pods serve as are wanted."""
+        return self.serving >= self.desired.replicas
+
+
+def model_status(facts: ModelFacts, now: float) -> tuple[ModelStatus, tuple[Verdict, ...]]:
+    """The status to store, and the verdicts in it."""
     model = facts.model
-    ready = _ready(facts)
-    verdicts = (ready, _available(facts), _progressing(facts))
+    verdicts = (_ready(facts), _available(facts), _progressing(facts, now))
     generation = model.metadata.generation
     status = ModelStatus(
         observed_generation=generation,
         conditions=conditions(model.status, verdicts, generation, now),
-        replicas=sum(pod.phase != "Terminating" for pod in facts.pods),
+        replicas=sum(not pod.ended for pod in facts.pods),
         ready_replicas=facts.serving,
         selector=f"{MODEL_LABEL}={model.name}",
         adapters=facts.adapters,
     )
-    return status, ready
+    return status, verdicts
 
 
 def _ready(facts: ModelFacts) -> Verdict:
@@ -52,14 +69,13 @@ def _ready(facts: ModelFacts) -> Verdict:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
     if not facts.desired.replicas:
         return Verdict("Ready", "True", "ScaledToZero", "no replicas are wanted")
-    count = _and(f"{facts.serving} of {facts.desired.replicas} replicas ready", facts.desired.note)
-    if facts.serving >= facts.desired.replicas:
+    count = _and(f"{share(facts.serving, facts.desired.replicas, 'replica')} ready", facts.desired.note)
+    if facts.enough:
         return Verdict("Ready", "True", "Serving", count)
-    trouble = _trouble(facts.pods)
-    if trouble is None:
+    reason, said = _trouble(facts.pods)
+    if not reason:
         return Verdict("Ready", "False", "Starting", count)
-    said = trouble.message or trouble.reason
-    return Verdict("Ready", "False", _word(trouble.reason), f"{count}; {trouble.name}: {said}", alarming=True)
+    return Verdict("Ready", "False", reason, _and(count, said), alarming=True)
 
 
 def _available(facts: ModelFacts) -> Verdict:
@@ -69,25 +85,67 @@ def _available(facts: ModelFacts) -> Verdict:
     return Verdict("Available", "False", reason, "no replica serves")
 
 
-def _progressing(facts: ModelFacts) -> Verdict:
-    wanted = template_hash(facts.model, facts.settings_digest)
-    live = [pod for pod in facts.pods if pod.live]
-    current = sum(pod.template_hash == wanted for pod in live)
-    if current < len(live):
-        return Verdict(
-            "Progressing", "True", "RollingUpdate", f"{current} of {len(live)} replicas run the new template"
-        )
-    if len(facts.pods) != facts.desired.replicas:
-        return Verdict("Progressing", "True", "Scaling", f"{facts.desired.replicas} replicas are wanted")
-    if facts.serving < facts.desired.replicas:
+def _progressing(facts: ModelFacts, now: float) -> Verdict:
+    if facts.finding and facts.finding.blocks:
+        return Verdict("Progressing", "False", facts.finding.reason, facts.finding.message)
+    current, live = facts.current, facts.live
+    late = _late(facts, now)
+    if late is not None and (len(current) < len(live) or not facts.enough):
+        return _stalled(facts, late)
+    if len(current) < len(live):
+        told = f"{share(len(current), len(live), 'replica')} {are(len(current))} of the new template"
+        return Verdict("Progressing", "True", "RollingUpdate", _and(told, _trouble(current)[1]))
+    if facts.wanted.split.stand_ins:
+        told = f"{counted(facts.wanted.split.stand_ins, 'on-demand replica')} until spot capacity can be had"
+        return Verdict("Progressing", "True", "WaitingForSpot", told)
+    return _scaling(facts)
+
+
+def _scaling(facts: ModelFacts) -> Verdict:
+    wanted = facts.desired.replicas
+    if sum(not pod.ended for pod in facts.pods) != wanted:
+        return Verdict("Progressing", "True", "Scaling", f"{counted(wanted, 'replica')} {are(wanted)} wanted")
+    if not facts.enough:
         return Verdict("Progressing", "True", "Starting", "replicas are starting")
     return Verdict("Progressing", "False", "Complete", "nothing is left to do")
 
 
-def _trouble(pods: Sequence[PodFacts]) -> PodFacts | None:
-    """The pod that says what is wrong: one that fails before one that waits, then by name."""
-    complaining = [pod for pod in pods if not pod.serving and pod.reason and not pod.draining]
-    return min(complaining, key=lambda pod: (pod.phase != "Failed", -pod.restarts, pod.name), default=None)
+def _late(facts: ModelFacts, now: float) -> PodFacts | None:
+    """A pod of the wanted template that should have served long ago."""
+    timeout = facts.model.spec.startup_timeout
+    late = [pod for pod in facts.current if not pod.ready and now >= pod.created_at + timeout]
+    return min(late, key=_telling, default=None)
+
+
+def _stalled(facts: ModelFacts, late: PodFacts) -> Verdict:
+    rolls = len(facts.current) < len(facts.live)
+    timeout = format_duration(facts.model.spec.startup_timeout)
+    told = f"{late.name} is not ready {timeout} after it was made: {_said(late) or 'nothing is known of why'}"
+    stays = "; the replicas before the change go on serving; correct the Model, or change it back" if rolls else ""
+    reason = "RolloutStalled" if rolls else "StartupTimeout"
+    return Verdict("Progressing", "False", reason, told + stays, alarming=True)
+
+
+def _trouble(pods: Iterable[PodFacts]) -> tuple[str, str]:
+    """What hinders the pods, as a word and a line: of a pod that complains, else of one under notice; else nothing."""
+    short = [pod for pod in pods if not pod.serving and not pod.draining and pod.phase != "Terminating"]
+    pod = min((pod for pod in short if pod.reason), key=_telling, default=None)
+    if pod is not None:
+        return _word(pod.reason), f"{pod.name}: {_said(pod)}"
+    leaving = next((pod for pod in short if pod.notice), None)
+    if leaving is None or leaving.notice is None:
+        return "", ""
+    notice = leaving.notice
+    return _word(notice.reason), f"{leaving.name} has to go and is being replaced: {notice.message or notice.reason}"
+
+
+def _telling(pod: PodFacts) -> tuple[bool, bool, bool, str]:
+    """Which pod says best what is wrong: one that failed, one that crashed, one with a reason; then by name."""
+    return pod.phase != "Failed", pod.restarts == 0, not pod.reason, pod.name
+
+
+def _said(pod: PodFacts) -> str:
+    return pod.message or pod.reason
 
 
 def _word(reason: str) -> str:
