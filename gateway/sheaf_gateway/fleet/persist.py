@@ -25,10 +25,9 @@ _BREATHE_EVERY = 64
 class SnapshotFile:
     """Writes the store's declared objects and pods whenever they change."""
 
-    def __init__(self, path: Path, store: FleetStore, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, path: Path, store: FleetStore) -> None:
         self._path = path
         self._store = store
-        self._interval_s = interval_s
         self._parts: dict[Kind, dict[str, bytes]] = {kind: {} for kind in KINDS}
         self._dirty: set[Key] = {(kind, name) for kind in KINDS for name in store.declared.items[kind]}
         self._news = asyncio.Event()
@@ -43,7 +42,7 @@ class SnapshotFile:
             started = time.monotonic()
             await self.write()
             took = time.monotonic() - started
-            await asyncio.sleep(max(self._interval_s, took / _MAX_SHARE))
+            await asyncio.sleep(max(INTERVAL_S, took / _MAX_SHARE))
 
     async def write(self) -> None:
         """Write now if there is anything new. A disk that refuses is told of once and tried again."""
