@@ -1,0 +1,1 @@
+"""What a fleet would do with a trace: the product's own decisions under a virtual clock. docs/simulator.md."""

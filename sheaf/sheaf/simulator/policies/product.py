@@ -1,0 +1,78 @@
+"""Sheaf's own routing, unchanged: the one place where the simulator meets the gateway's routing room.
+
+Pods are shown to it as the gateway's fleet would show them: residency at once, load as agents report it, which is once
+a `REPORT_S`.
+"""
+
+from __future__ import annotations
+
+from sheaf_gateway.fleet.view import Pod as PodView
+from sheaf_gateway.routing.router import Ask, Router, Ticket
+
+from sheaf.simulator.calls import BYTES_PER_TOKEN
+from sheaf.simulator.flights import Flight
+from sheaf.simulator.pods import Pod
+from sheaf.simulator.policies.base import Pods, Policy
+
+REPORT_S = 1.0
+AGENT = "http://agent"
+
+
+class Product(Policy):
+    """The gateway's Router."""
+
+    name = "sheaf"
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.router = Router()
+        self._views: dict[str, tuple[float, PodView]] = {}
+
+    def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
+        """As the gateway does."""
+        call = flight.call
+        ask = Ask(
+            request_id=str(flight.number),
+            model=call.model,
+            adapter=call.adapter,
+            chain=flight.chain,
+            prompt_bytes=call.input_tokens * BYTES_PER_TOKEN,
+        )
+        views = [self._view(pod, call.model, now) for pod in pods]
+        decision = self.router.decide(ask, views, now)
+        place = next((place for place, view in enumerate(views) if view.name == decision.pod), 0)
+        flight.note = self.router.sent(ask, decision, views[place], now)
+        return pods[place]
+
+    def first_token(self, flight: Flight, now: float) -> None:
+        """A streamed answer began."""
+        ticket: Ticket = flight.note
+        self.router.answered(ticket, now, streamed=True)
+
+    def finished(self, flight: Flight, now: float, *, lost: bool = False) -> None:
+        """It is over."""
+        super().finished(flight, now, lost=lost)
+        ticket: Ticket = flight.note
+        if lost:
+            self.router.failed(ticket, now)
+        self.router.finished(ticket)
+
+    def fleet_changed(self, pods: Pods, now: float) -> None:
+        """Forget what is gone."""
+        self._views = {pod.name: self._views[pod.name] for pod in pods if pod.name in self._views}
+        self.router.keep([self._view(pod, pod.model, now) for pod in pods])
+
+    def _view(self, pod: Pod[Flight], model: str, now: float) -> PodView:
+        known = self._views.get(pod.name)
+        if known is not None and now - known[0] < REPORT_S:
+            return known[1]
+        view = PodView(
+            name=pod.name,
+            model=model,
+            engine_url="http://engine",
+            agent_url=AGENT,
+            resident=dict.fromkeys(pod.engine.adapters.in_host_memory, ""),
+            kv_usage=pod.engine.cache_usage,
+        )
+        self._views[pod.name] = (now, view)
+        return view
