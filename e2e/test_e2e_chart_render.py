@@ -1,0 +1,243 @@
+"""The chart as helm renders it, for every way to install it."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from chart.helm import CHART, ROOT, Helm, HelmError, helm_binary, named, names, pod_specs
+from chart.values_matrix import MATRIX, REFUSED
+from sheaf_gateway.api.keys import read_keys
+from sheaf_gateway.config import GatewayConfig
+from sheaf_operator.config import OperatorConfig
+
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+KINDS = ["adapters.sheaf.dev", "autoscalingpolicies.sheaf.dev", "models.sheaf.dev", "slos.sheaf.dev"]
+
+
+@pytest.fixture(scope="module")
+def helm() -> Helm:
+    return Helm(helm_binary())
+
+
+@cache
+def rendered(way: str) -> list[dict[str, Any]]:
+    return Helm(helm_binary()).template(MATRIX[way])
+
+
+@pytest.fixture(params=MATRIX)
+def objects(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """The chart as each way to install it renders it."""
+    return rendered(request.param)
+
+
+def operator_config(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return dict(json.loads(named(objects, "ConfigMap", "sheaf-operator")["data"]["operator.json"]))
+
+
+def gateway_config(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return dict(json.loads(named(objects, "ConfigMap", "sheaf-gateway")["data"]["gateway.json"]))
+
+
+def test_what_is_generated_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "charts/generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("way", MATRIX)
+def test_lint_finds_nothing(helm: Helm, way: str) -> None:
+    helm("lint", "--strict", "--kube-version", "1.36.3", str(CHART), values=MATRIX[way])
+
+
+def test_every_object_is_named_once_in_the_releases_namespace(objects: list[dict[str, Any]]) -> None:
+    seen = set()
+    for item in objects:
+        namespace = item["metadata"].get("namespace")
+        assert namespace == (None if item["kind"] in CLUSTER_WIDE else "serving")
+        seen.add((item["kind"], item["metadata"]["name"]))
+    assert len(seen) == len(objects)
+
+
+def test_every_pod_passes_the_restricted_pod_security_standard(objects: list[dict[str, Any]]) -> None:
+    specs = pod_specs(objects)
+    assert len(specs) >= 3
+    for spec in specs.values():
+        pod = spec["securityContext"]
+        assert (pod["runAsNonRoot"], pod["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
+        assert not any(spec.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"]
+            assert container["resources"]["limits"]["memory"]
+        assert {kind for volume in spec.get("volumes", ()) for kind in volume} <= {
+            "name",
+            "configMap",
+            "secret",
+            "emptyDir",
+        }
+
+
+def test_no_rule_is_a_wildcard_and_none_reads_secrets(objects: list[dict[str, Any]]) -> None:
+    for item in objects:
+        for rule in item.get("rules", ()) if item["kind"].endswith("Role") else ():
+            assert rule["apiGroups"]
+            assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
+            assert "secrets" not in rule["resources"]
+
+
+def test_the_processes_accept_their_configuration(objects: list[dict[str, Any]]) -> None:
+    OperatorConfig.model_validate(operator_config(objects))
+    GatewayConfig.model_validate(gateway_config(objects))
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_wrong_values_are_refused_by_name(helm: Helm, mistake: str) -> None:
+    values, said = REFUSED[mistake]
+    with pytest.raises(HelmError) as refusal:
+        helm.template(values)
+    message = str(refusal.value)
+    assert "values don't meet the specifications of the schema" in message
+    assert all(word in message for word in said), message
+
+
+def test_crds_are_those_of_the_repository_and_stay(helm: Helm) -> None:
+    rendered = [item for item in helm.template() if item["kind"] == "CustomResourceDefinition"]
+    assert sorted(item["metadata"]["name"] for item in rendered) == KINDS
+    for item in rendered:
+        source = yaml.safe_load((ROOT / f"crds/sheaf.dev_{item['metadata']['name'].split('.')[0]}.yaml").read_text())
+        assert item["spec"] == source["spec"]
+        assert item["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_crds_may_go_or_be_left_to_another_release(helm: Helm) -> None:
+    going = helm.template({"crds": {"keep": False}})
+    assert all("annotations" not in item["metadata"] for item in going if item["kind"] == "CustomResourceDefinition")
+    assert names(helm.template({"crds": {"install": False}}), "CustomResourceDefinition") == []
+
+
+def test_the_token_is_the_given_one_or_a_long_random_one(helm: Helm) -> None:
+    given = {"agentToken": {"value": "t" * 40}}
+    tokens = [named(helm.template(given), "Secret", "sheaf-agent-token")["data"]["token"] for _ in range(2)]
+    assert tokens == ["dHR0" * 13 + "dA=="] * 2
+    made = [named(helm.template(), "Secret", "sheaf-agent-token")["data"]["token"] for _ in range(2)]
+    assert made[0] != made[1]
+    assert all(len(token) == 64 for token in made)
+
+
+def test_a_secret_of_others_is_used_everywhere(helm: Helm) -> None:
+    objects = helm.template(MATRIX["secrets of others"])
+    assert names(objects, "Secret") == []
+    assert operator_config(objects)["pods"]["agentTokenSecret"] == "their-token"
+    for name in ("sheaf-operator", "sheaf-gateway"):
+        volumes = named(objects, "Deployment", name)["spec"]["template"]["spec"]["volumes"]
+        assert "their-token" in [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
+
+
+def test_keys_reach_the_gateway_as_its_keys_file(helm: Helm) -> None:
+    objects = helm.template(MATRIX["keys"])
+    read_keys(named(objects, "Secret", "sheaf-gateway-keys")["stringData"]["keys.yaml"].encode())
+    assert gateway_config(objects)["keysFile"] == "/etc/sheaf/keys/keys.yaml"
+    assert "keysFile" not in gateway_config(helm.template())
+
+
+def test_budgets_never_block_a_lone_pod(helm: Helm) -> None:
+    assert sorted(names(helm.template(), "PodDisruptionBudget")) == ["sheaf-gateway", "sheaf-operator"]
+    assert names(helm.template(MATRIX["one of each"]), "PodDisruptionBudget") == []
+
+
+def test_an_autoscaled_gateway_states_no_replicas(helm: Helm) -> None:
+    objects = helm.template(MATRIX["scaled"])
+    assert "replicas" not in named(objects, "Deployment", "sheaf-gateway")["spec"]
+    assert named(objects, "HorizontalPodAutoscaler", "sheaf-gateway")["spec"]["maxReplicas"] == 20
+    assert "sheaf-gateway" in names(objects, "PodDisruptionBudget")
+
+
+def test_a_gateway_gets_the_time_that_it_takes_to_stop(helm: Helm) -> None:
+    objects = helm.template(MATRIX["tuned"])
+    spec = named(objects, "Deployment", "sheaf-gateway")["spec"]["template"]["spec"]
+    times = gateway_config(objects)["times"]
+    assert (times["lameDuck"], times["shutdown"], times["firstByte"]) == ("12s", "300s", "5m")
+    assert spec["terminationGracePeriodSeconds"] == 12 + 300 + 10
+
+
+def test_only_gateway_and_operator_reach_engine_pods(helm: Helm) -> None:
+    rules = named(helm.template(), "NetworkPolicy", "sheaf-engines")["spec"]["ingress"]
+    reach = {
+        rule["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: [p["port"] for p in rule["ports"]]
+        for rule in rules
+    }
+    assert reach == {"sheaf-gateway": ["engine", "agent", "kv-events", "kv-replay"], "sheaf-operator": ["agent"]}
+    assert all(len(rule["from"]) == 1 for rule in rules)
+
+
+def test_only_the_gateway_reaches_redis(helm: Helm) -> None:
+    policy = named(helm.template(MATRIX["with redis"]), "NetworkPolicy", "sheaf-redis")["spec"]
+    assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "sheaf-gateway"
+    assert policy["egress"] == []
+
+
+def test_images_come_from_one_registry_and_digests_win(helm: Helm) -> None:
+    objects = helm.template(MATRIX["private registry"])
+    images = {name: spec["containers"][0]["image"] for name, spec in pod_specs(objects).items()}
+    assert images["Deployment/sheaf-operator"] == "registry.example.com/ml/sheaf-operator:1.2.3"
+    assert images["Deployment/sheaf-gateway"] == "registry.example.com/ml/sheaf-gateway@sha256:" + "a" * 64
+    assert operator_config(objects)["pods"]["images"] == {
+        "agent": "registry.example.com/ml/sheaf-engine-agent:1.2.3",
+        "engine": "registry.example.com/ml/sheaf-engine:1.2.3",
+        "pullPolicy": "Always",
+        "pullSecrets": ["pull"],
+    }
+
+
+def test_two_releases_share_no_cluster_wide_name(helm: Helm) -> None:
+    without = {"crds": {"install": False}}
+    first, second = (helm.template(without, namespace=namespace) for namespace in ("red", "blue"))
+    wide = [{i["metadata"]["name"] for i in objects if i["kind"] in CLUSTER_WIDE} for objects in (first, second)]
+    assert wide[0]
+    assert not wide[0] & wide[1]
+
+
+def test_long_names_stay_within_kubernetes_bounds(helm: Helm) -> None:
+    objects = helm.template(MATRIX["with redis"], release="r" * 53, namespace="n" * 63)
+    for item in objects:
+        assert len(item["metadata"]["name"]) <= (253 if item["kind"] in CLUSTER_WIDE else 63)
+        assert all(len(str(value)) <= 63 for value in item["metadata"].get("labels", {}).values())
+
+
+def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does(helm: Helm) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        template = named(helm.template(values), "Deployment", "sheaf-gateway")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({}) == checksum({"engines": {"sharedMemory": "8Gi"}})
+    assert checksum({}) != checksum({"gateway": {"times": {"idle": "5m"}}})
+
+
+def test_every_value_has_its_meaning_written_above_it() -> None:
+    text = (CHART / "values.yaml").read_text()
+    told = dict(runpy.run_path(str(ROOT / "charts/generate.py"))["documented"](text))
+    untold = [path for path in _leaves(yaml.safe_load(text)) if not any(_under(path, key) for key in told)]
+    assert untold == []
+    assert all(meaning.endswith(".") for meaning in told.values())
+
+
+def _under(path: str, key: str) -> bool:
+    return path == key or path.startswith(key + ".")
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [prefix + key]
+    return found
