@@ -1,7 +1,10 @@
-"""The engine's command line: what Sheaf owns is there, what the user says comes last, defaults give way."""
+"""The engine's command line: defaults give way to what the user says, and that to what Sheaf owns."""
 
 import json
+from argparse import ArgumentParser
 
+from hypothesis import given
+from hypothesis import strategies as st
 from operator_world import make_model
 from sheaf_operator.planning import EngineEndpoints, engine_command
 from sheaf_operator.planning.engine import lora_capacity
@@ -30,7 +33,7 @@ def test_vllm_with_adapters_on_cpu():
         "replay_endpoint": "ipc:///run/replay",
         "topic": "kv",
     }
-    assert command.argv[-1] == "--max-model-len=2048"
+    assert "--max-model-len=2048" in command.argv
     assert command.env["HF_HUB_OFFLINE"] == "1"
     assert command.env["OMP_NUM_THREADS"] == "1"
 
@@ -78,6 +81,34 @@ def test_the_users_block_size_and_environment_win_but_not_over_what_sheaf_needs(
     ]
     spec = make_model(engine={"name": "vllm", "args": ["--block_size=64"], "env": env}).spec
     command = engine_command("m", spec, "/m", AT, cpu=True)
-    assert "--block-size" not in command.argv
+    assert list(command.argv).index("--block_size=64") > list(command.argv).index("--block-size")
     assert command.env["OMP_NUM_THREADS"] == "8"
     assert command.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+
+
+def as_an_engine_reads_it(argv: tuple[str, ...]) -> dict[str, object]:
+    """argparse as vLLM uses it: abbreviations are taken, and the last value counts."""
+    parser = ArgumentParser()
+    for flag in ("--model", "--served-model-name", "--host", "--port", "--kv-events-config", "--runner"):
+        parser.add_argument(flag)
+    for flag in ("--max-loras", "--max-lora-rank", "--max-cpu-loras", "--block-size"):
+        parser.add_argument(flag, type=int)
+    parser.add_argument("--enable-prompt-tokens-details", action="store_true")
+    parser.add_argument("--enable-lora", action="store_true")
+    return vars(parser.parse_args(list(argv[3:])))
+
+
+OWNED_ABBREVIATED = ["--mod=x", "--serv=x", "--hos=0.0.0.0", "--po=1", "--kv={}", "--max-loras=1", "--max-lora-r=8",
+                     "--max-c=1", "--kv-events=x"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(OWNED_ABBREVIATED), max_size=4))
+def test_no_abbreviated_flag_of_the_user_changes_what_sheaf_owns(args: list[str]):
+    plain = engine_command("m", make_model().spec, "/m", AT, cpu=True)
+    meddled = engine_command("m", make_model(engine={"name": "vllm", "args": args}).spec, "/m", AT, cpu=True)
+    assert as_an_engine_reads_it(meddled.argv) == as_an_engine_reads_it(plain.argv)
+
+
+def test_the_users_abbreviated_block_size_wins_over_the_default():
+    spec = make_model(engine={"name": "vllm", "args": ["--block-si=64"]}).spec
+    assert as_an_engine_reads_it(engine_command("m", spec, "/m", AT, cpu=True).argv)["block_size"] == 64

@@ -1,8 +1,8 @@
 """The agent's command line.
 
-python -m sheaf_engine.agent --config FILE                                    run the agent python -m
-sheaf_engine.agent fetch --source URL --to DIR [...]                fetch a base model; last line: model-dir PATH
-python -m sheaf_engine.agent drain --config FILE --deadline SECONDS           the pod's preStop hook
+python -m sheaf_engine.agent --config FILE                            run the agent
+python -m sheaf_engine.agent fetch --source URL --to DIR [...]        fetch a base model; last line: model-dir PATH
+python -m sheaf_engine.agent drain --config FILE --deadline SECONDS   drain a pod by hand
 """
 
 import argparse
@@ -10,15 +10,19 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from sheaf_engine.agent.config import load_config
-from sheaf_engine.agent.drain_hook import drain
+from sheaf_engine.agent import drain_hook
+from sheaf_engine.agent.config import load_config, read_token
 from sheaf_engine.agent.errors import AdapterError, ConfigError
-from sheaf_engine.agent.model_fetch import fetch_model
+from sheaf_engine.agent.model_fetch import fetch_model, point
 from sheaf_engine.agent.run import serve
 from sheaf_engine.agent.sources import parse_source
 from sheaf_engine.agent.transfer import Budget, Outside
+
+TERMINATION_LOG = Path("/dev/termination-log")
+LONGEST_WORDS = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return commands[given[0]](given[1:])
         return _serve(given)
     except (ConfigError, AdapterError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        line = f"error: {' '.join(str(error).split())}"
+        sys.stderr.write(f"{line}\n")
+        _leave_last_words(line)
         return 1
+
+
+def _leave_last_words(line: str) -> None:
+    """Where Kubernetes looks for the reason of a container's end; elsewhere there is no such file."""
+    with suppress(OSError):
+        descriptor = os.open(TERMINATION_LOG, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{line[:LONGEST_WORDS]}\n")
 
 
 def _serve(arguments: list[str]) -> int:
@@ -58,6 +72,8 @@ def _fetch(arguments: list[str]) -> int:
     budget = Budget.of(given.size_limit, given.timeout)
     budget.tell = _Progress(given.source).tell
     folder, new = fetch_model(given.source, given.to, outside, budget)
+    if given.link is not None:
+        point(given.link, folder)
     _say("fetched" if new else "already there")
     _say(f"model-dir {folder}")
     return 0
@@ -83,6 +99,7 @@ def _fetch_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sheaf_engine.agent fetch", description="Fetch a base model.")
     parser.add_argument("--source", required=True, help="hf:// s3:// https:// or file:// URL")
     parser.add_argument("--to", type=Path, required=True, help="folder to put models into")
+    parser.add_argument("--link", type=Path, help="symbolic link to make to the model's folder")
     parser.add_argument("--allow-file-root", type=Path, action="append", default=[], help="folder for file:// sources")
     parser.add_argument("--allow-private-addresses", action="store_true", help="let https:// reach private addresses")
     parser.add_argument("--s3-endpoint-url", help="S3 service other than AWS's own")
@@ -98,7 +115,10 @@ def _drain(arguments: list[str]) -> int:
     parser.add_argument("--config", type=Path, required=True, help="configuration file of the running agent")
     parser.add_argument("--deadline", type=float, default=30.0, help="seconds that running requests may take")
     given = parser.parse_args(arguments)
-    why = drain(load_config(given.config), given.deadline)
+    config = load_config(given.config)
+    key = read_token(config.token_file).decode()
+    why = drain_hook.ask(config.own_url(config.address[1]), key, given.deadline)
+    why = why or drain_hook.wait(config.engine_url, given.deadline)
     if why:
         raise ConfigError(why)
     _say("drained")

@@ -25,6 +25,10 @@ class AgentConfig(ApiType):
     token_file: Path = Field(description="File that holds the bearer token of operator and gateway.")
     adapter_dir: Path = Field(description="Folder that holds fetched adapters; the agent owns it.")
     model_dir: Path | None = Field(default=None, description="Folder of the base model, for its config.json.")
+    run_dir: Path | None = Field(
+        default=None,
+        description="Folder of this pod, shared with the engine, for the preStop hook and the catalog taken last.",
+    )
     cache_limit: int = Field(default=20 * 2**30, ge=1, description="Bytes that adapter_dir may hold.")
     capacity: int = Field(default=32, ge=0, le=10_000, description="Adapters loaded in the engine at once.")
     max_rank: int = Field(default=16, ge=1, le=512, description="Highest rank that the engine accepts.")
@@ -33,6 +37,9 @@ class AgentConfig(ApiType):
         default=False, description="Whether https:// sources may be on private, loopback or link-local addresses."
     )
     startup_timeout: float = Field(default=900.0, gt=0, description="Seconds the engine may take to start.")
+    catalog_patience: float = Field(
+        default=15.0, ge=0, le=3600, description="Seconds that a ready engine waits for its first catalog."
+    )
     load_timeout: float = Field(default=120.0, gt=0, le=3600, description="Seconds that one load may take.")
     fetch_timeout: float = Field(default=900.0, gt=0, le=86_400, description="Seconds that one fetch may take.")
     poll_interval: float = Field(default=1.0, ge=0.01, le=60, description="Seconds between looks at the engine.")
@@ -41,7 +48,7 @@ class AgentConfig(ApiType):
     hf_token_file: Path | None = Field(default=None, description="File that holds the hub's token.")
     https_ca_file: Path | None = Field(default=None, description="PEM file of further certificate authorities.")
 
-    @field_validator("adapter_dir", "model_dir", "allowed_file_roots")
+    @field_validator("adapter_dir", "model_dir", "run_dir", "allowed_file_roots")
     @classmethod
     def _absolute(cls, value: Path | tuple[Path, ...] | None) -> Path | tuple[Path, ...] | None:
         for path in value if isinstance(value, tuple) else (value,):
@@ -55,6 +62,12 @@ class AgentConfig(ApiType):
         if int(value.rpartition(":")[2]) > 65535:
             raise ValueError(f"{value} has a port above 65535")
         return value
+
+    def own_url(self, port: int) -> str:
+        """Where the agent is reached from within its pod when it listens on that port."""
+        host = self.address[0]
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def address(self) -> tuple[str, int]:

@@ -1,48 +1,101 @@
-"""The pod's preStop hook: tell the agent to drain and wait until the engine has nothing left to do, or the deadline
-passes.
+"""The engine's preStop hook: tell the agent to drain, and wait until the engine has nothing left to do.
+
+    python3 -I drain.py SECONDS
+
+The agent puts a copy of this file into the folder that it shares with the engine, so that it runs in any engine's
+image: the standard library is all that it needs. Where to call, and a key that is good for draining this pod alone,
+lie beside it (`drain.json`). Whether anything runs is read from the engine itself, so an agent that is gone makes the
+hook no worse. It always ends: after SECONDS, or when the engine has been silent for a while.
 """
 
-import ssl
+import json
+import sys
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
 
-import httpx
-from pydantic import ValidationError
-from sheaf_crds.agent_api import AgentState, Drain
-
-from sheaf_engine.agent.config import AgentConfig, read_token
-
+LINGER = 3.0
+PERIOD = 0.5
 QUIET_LOOKS = 2
+SILENCE = 10.0
+CALL_TIMEOUT = 5.0
+_COUNTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
-def drained(state: AgentState) -> bool:
-    """Whether a draining pod has nothing running or waiting."""
-    return state.draining and (state.engine == "Stopped" or state.load.running + state.load.waiting == 0)
-
-
-def drain(config: AgentConfig, deadline: float, pause: Callable[[float], None] = time.sleep) -> str:
-    """Drain the agent of that configuration; empty once it is drained, otherwise why it is not."""
-    host, port = config.address
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    headers = {"authorization": f"Bearer {read_token(config.token_file).decode()}"}
+def ask(agent_url: str, key: str, seconds: float, reason: str = "preStop") -> str:
+    """Ask the agent to drain within so many seconds; empty, or why it cannot be asked."""
+    body = json.dumps({"deadline": seconds, "reason": reason})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     try:
-        with httpx.Client(base_url=base, headers=headers, timeout=10.0, trust_env=False, verify=no_tls) as client:
-            answer = client.post("/v1/drain", content=Drain(deadline=deadline, reason="preStop").model_dump_json())
-            answer.raise_for_status()
-            return _wait(client, time.monotonic() + deadline, config.poll_interval, pause)
-    except (httpx.HTTPError, ValidationError) as error:
-        return f"the agent on {config.listen} cannot be asked to drain: {error}"
+        status, _ = _call(agent_url, "POST", "/v1/drain", body, headers)
+    except (OSError, HTTPException, ValueError) as error:
+        return f"the agent on {agent_url} cannot be asked to drain: {error}"
+    return "" if status == 200 else f"the agent on {agent_url} refused to drain: status {status}"
 
 
-def _wait(client: httpx.Client, end: float, interval: float, pause: Callable[[float], None]) -> str:
-    quiet = 0
+def busy(engine_url: str) -> int | None:
+    """Requests that run or wait in the engine; None where it does not say."""
+    try:
+        status, text = _call(engine_url, "GET", "/metrics")
+        return _count(text) if status == 200 else None
+    except (OSError, HTTPException, ValueError):
+        return None
+
+
+def wait(
+    engine_url: str,
+    seconds: float,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Return when the engine has nothing left to do; empty, or why that was not awaited.
+
+    The first moments always pass: requests are on their way that were sent before anyone heard of the drain.
+    """
+    began = clock()
+    seen, quiet = began, 0
     while True:
-        pause(min(interval, max(0.0, end - time.monotonic())))
-        state = AgentState.model_validate_json(client.get("/v1/state").raise_for_status().content)
-        quiet = quiet + 1 if drained(state) else 0
-        if quiet >= QUIET_LOOKS:
+        left = busy(engine_url)
+        now = clock()
+        seen, quiet = (seen if left is None else now), (quiet + 1 if left == 0 else 0)
+        if quiet >= QUIET_LOOKS and now >= began + min(LINGER, seconds):
             return ""
-        if time.monotonic() >= end:
-            return f"the deadline passed with {state.load.running} running and {state.load.waiting} waiting requests"
+        if now >= seen + SILENCE:
+            return "the engine does not say what it runs"
+        if now >= began + seconds:
+            return f"the deadline passed with {'an unknown number of' if left is None else left} requests"
+        pause(min(PERIOD, began + seconds - now))
+
+
+def main(arguments: list[str]) -> int:
+    """Drain the pod that this file lies in; always 0, because the pod goes in any case."""
+    facts = json.loads(Path(__file__).with_suffix(".json").read_text())
+    seconds = float(arguments[0])
+    for why in (ask(facts["agentUrl"], facts["key"], seconds), wait(facts["engineUrl"], seconds)):
+        if why:
+            sys.stderr.write(f"drain: {why}\n")
+    return 0
+
+
+def _call(
+    url: str, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, str]:
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=CALL_TIMEOUT)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
+    finally:
+        connection.close()
+
+
+def _count(text: str) -> int:
+    lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith(_COUNTS))
+    return sum(round(float(value)) for name, _, value in lines if name.partition("{")[0] in _COUNTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ from typing import Literal
 
 from sheaf_crds.agent_api import AdapterState, AgentState, Catalog, EngineLoad
 
+from sheaf_engine.agent.activity import Activity
 from sheaf_engine.agent.errors import Reason
 from sheaf_engine.agent.plan import Facts, Failure, Files, Index, Resident, Work
 
@@ -44,6 +45,7 @@ class Memory:
     requested: dict[str, float] = field(default_factory=dict)
     working: dict[str, Work] = field(default_factory=dict)
     short: frozenset[str] = frozenset()
+    activity: dict[str, Activity] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
 
@@ -125,6 +127,7 @@ def _adapter(memory: Memory, name: str) -> AdapterState:
     retry = failure.retry_at if failure is not None and state == "Failed" else 0.0
     return AdapterState(
         name=name, state=state, digest=digest, size_bytes=size[0], rank=size[1],
+        activity=memory.activity[name].told if name in memory.activity else 0.0,
         reason=str(why[0]), message=why[1][:2000], retry_at=retry,
     )  # fmt: skip
 

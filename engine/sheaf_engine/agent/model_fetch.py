@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +32,9 @@ def fetch_model(source: str, to: Path, outside: Outside, budget: Budget) -> tupl
         with _alone(to / f".{final.name}.lock"):
             if final.is_dir():
                 return final, False
-            folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=to))
+            folder = to / f".incoming-{final.name}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
             try:
                 fetch(parsed, folder, MODEL, outside, budget)
                 shutil.rmtree(folder / ".cache", ignore_errors=True)
@@ -44,6 +45,17 @@ def fetch_model(source: str, to: Path, outside: Outside, budget: Budget) -> tupl
     except OSError as error:
         disk_error(error, final)
     return final, True
+
+
+def point(link: Path, folder: Path) -> None:
+    """Make `link` lead to the folder, in place of what it led to before; AdapterError where it cannot be made."""
+    draft = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(folder, target_is_directory=True)
+        draft.replace(link)
+    except OSError as error:
+        disk_error(error, link)
 
 
 def folder_name(source: str) -> str:

@@ -3,12 +3,14 @@ ends cleanly.
 """
 
 import asyncio
+import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 
 import structlog
@@ -21,6 +23,7 @@ from sheaf_engine.agent.engine_client import EngineClient
 from sheaf_engine.agent.errors import AdapterError, ConfigError
 from sheaf_engine.agent.memory import Memory
 from sheaf_engine.agent.prepare import Preparer
+from sheaf_engine.agent.run_dir import Shelf, write_hook
 from sheaf_engine.agent.server import create_app
 from sheaf_engine.agent.store import Store
 from sheaf_engine.agent.supervisor import Supervisor
@@ -31,7 +34,7 @@ GRACE = 3
 
 def outside_of(config: AgentConfig) -> Outside:
     """What fetches may reach."""
-    token = read_token(config.hf_token_file).decode() if config.hf_token_file else None
+    token = read_token(config.hf_token_file).decode() if config.hf_token_file else os.environ.get("HF_TOKEN") or None
     return Outside(
         file_roots=config.allowed_file_roots,
         allow_private_addresses=config.allow_private_addresses,
@@ -49,6 +52,7 @@ class Agent:
     app: FastAPI
     client: EngineClient
     supervisor: Supervisor
+    drain_key: str = field(repr=False)
 
 
 def build(config: AgentConfig, outside: Outside) -> Agent:
@@ -67,8 +71,12 @@ def build(config: AgentConfig, outside: Outside) -> Agent:
         Memory(config.model, config.capacity),
         poll_interval=config.poll_interval,
         startup_timeout=config.startup_timeout,
+        catalog_patience=config.catalog_patience,
+        shelf=Shelf(config.run_dir),
     )
-    return Agent(create_app(supervisor, token, config.load_timeout), client, supervisor)
+    drain_key = secrets.token_urlsafe(32)
+    app = create_app(supervisor, token, config.load_timeout, drain_key.encode())
+    return Agent(app, client, supervisor, drain_key)
 
 
 def listening(config: AgentConfig) -> socket.socket:
@@ -95,6 +103,7 @@ async def serve(config: AgentConfig) -> None:
     agent = build(config, outside_of(config))
     with listening(config) as sock:
         configure_logs()
+        _leave_hook(config, agent, sock)
         server = _Server(
             uvicorn.Config(
                 agent.app,
@@ -110,6 +119,12 @@ async def serve(config: AgentConfig) -> None:
         structlog.get_logger().info("agent listens", address=config.listen, model=config.model)
         await server.serve(sockets=[sock])
     await agent.client.close()
+
+
+def _leave_hook(config: AgentConfig, agent: Agent, sock: socket.socket) -> None:
+    if config.run_dir is not None:
+        url = config.own_url(sock.getsockname()[1])
+        write_hook(config.run_dir, agent_url=url, engine_url=config.engine_url, key=agent.drain_key)
 
 
 def _stop_on_signals(server: uvicorn.Server, supervisor: Supervisor) -> None:

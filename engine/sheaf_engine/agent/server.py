@@ -31,8 +31,8 @@ M = TypeVar("M", bound=BaseModel)
 log = structlog.get_logger()
 
 
-def create_app(supervisor: Supervisor, token: bytes, load_timeout: float) -> FastAPI:
-    """The application; its lifespan runs the supervisor."""
+def create_app(supervisor: Supervisor, token: bytes, load_timeout: float, drain_key: bytes) -> FastAPI:
+    """The application; its lifespan runs the supervisor. `drain_key` is good for draining only."""
     app = FastAPI(title="Sheaf agent", lifespan=_lifespan(supervisor), openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(CallError, _refused(supervisor))
     app.add_exception_handler(HTTPException, _refused(supervisor))
@@ -40,6 +40,7 @@ def create_app(supervisor: Supervisor, token: bytes, load_timeout: float) -> Fas
     app.add_exception_handler(Exception, _broken)
     _add_open_routes(app, supervisor)
     _add_routes(app, supervisor, Depends(_authorised(token)), load_timeout)
+    _add_drain(app, supervisor, Depends(_authorised(token, drain_key)))
     return app
 
 
@@ -55,12 +56,12 @@ def _lifespan(supervisor: Supervisor) -> Callable[[FastAPI], AbstractAsyncContex
     return lifespan
 
 
-def _authorised(token: bytes) -> Callable[[Request], Awaitable[None]]:
-    expected = b"Bearer " + token
+def _authorised(*keys: bytes) -> Callable[[Request], Awaitable[None]]:
+    expected = [b"Bearer " + key for key in keys]
 
     async def check(request: Request) -> None:
         given = request.headers.get("authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, expected):
+        if not any(hmac.compare_digest(given, one) for one in expected):
             raise CallError(401, "unauthorized", "this call needs `Authorization: Bearer TOKEN` with the pod's token")
 
     return check
@@ -101,7 +102,9 @@ def _add_routes(app: FastAPI, supervisor: Supervisor, guard: object, load_timeou
             return _model(supervisor.board.state)
         return _model(await supervisor.board.newer(after, min(wait, LONGEST_WAIT)))
 
-    @app.post("/v1/drain", dependencies=guards)  # type: ignore[arg-type]
+
+def _add_drain(app: FastAPI, supervisor: Supervisor, guard: object) -> None:
+    @app.post("/v1/drain", dependencies=[guard])  # type: ignore[list-item]
     async def drain(request: Request) -> Response:
         return _model(supervisor.drain(await _body(request, Drain, LARGEST_SMALL)))
 

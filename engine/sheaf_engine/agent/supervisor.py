@@ -22,6 +22,7 @@ from sheaf_engine.agent.memory import Board, Memory, describe
 from sheaf_engine.agent.metrics import Metrics
 from sheaf_engine.agent.plan import Load, Plan, Prepare, Resident, Unload, Work, failed, keepers, make_plan, waits
 from sheaf_engine.agent.prepare import Preparer
+from sheaf_engine.agent.run_dir import Shelf
 from sheaf_engine.agent.watch import Watch
 
 LINGER = 600.0
@@ -48,9 +49,15 @@ class Supervisor:
         *,
         poll_interval: float,
         startup_timeout: float,
+        catalog_patience: float = 0.0,
+        shelf: Shelf | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.memory = memory
+        self._shelf = shelf or Shelf(None)
+        self._patience = catalog_patience
+        self._opened = 0
+        self._ready_since = 0.0
         self.board = Board()
         self.metrics = Metrics()
         self._client = client
@@ -67,6 +74,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Look and reconcile until cancelled; then end what is under way."""
+        kept = self._shelf.kept()
+        if kept is not None:
+            self.memory.take(kept)
         try:
             while True:
                 await self._watch.look(self._clock())
@@ -207,6 +217,10 @@ class Supervisor:
             raise CallError(
                 409, "older_generation", f"generation {catalog.generation} is older than {known}, taken before"
             )
+        try:
+            self._shelf.keep(catalog)
+        except OSError as error:
+            log.warning("the catalog cannot be kept for a new start", error=str(error))
         self.reconcile()
         return self.board.state
 
@@ -221,15 +235,28 @@ class Supervisor:
         return self.board.state
 
     def ready(self) -> str:
-        """Why the pod should not get requests yet; empty if it should."""
+        """Why the pod should not get requests yet; empty if it should.
+
+        Once a catalog is known (or none came in time) and its pinned adapters were tried in this start of the engine,
+        it stays ready:
+        adapters pinned later load beside the requests, and a drain shows in the state while running streams go on.
+        """
         memory = self.memory
-        if memory.draining:
-            return "the pod drains"
         if memory.engine.phase != "Ready":
+            self._opened, self._ready_since = 0, 0.0
             return f"the engine is {memory.engine.phase}"
-        kept = keepers(memory.facts(self._clock()))
+        if self._opened == memory.engine.epoch:
+            return ""
+        now = self._clock()
+        self._ready_since = self._ready_since or now
+        if not memory.index.known and now < self._ready_since + self._patience:
+            return "the operator has not sent a catalog yet"
+        kept = keepers(memory.facts(now))
         missing = [name for name in kept if not memory.correct(name) and name not in memory.failures]
-        return f"{len(missing)} pinned adapters are still loading" if missing else ""
+        if missing:
+            return f"{len(missing)} pinned adapters are still loading"
+        self._opened = memory.engine.epoch
+        return ""
 
     async def load(self, name: str, seconds: float) -> AdapterState:
         """Load an adapter of the catalog and return when it is resident; CallError says why it is not."""

@@ -8,6 +8,7 @@ or adapters vanished.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from sheaf_engine.agent.activity import observe
 from sheaf_engine.agent.engine_client import EngineClient, EngineDown, Listing
 from sheaf_engine.agent.engine_figures import Figures
 from sheaf_engine.agent.errors import Reason
@@ -27,6 +28,7 @@ class Watch:
         self._give_up = began + startup_timeout
         self._slow = 0
         self._closed = True
+        self._looked = 0.0
         self.changes = 0
 
     async def look(self, now: float) -> None:
@@ -41,6 +43,8 @@ class Watch:
             return
         self._slow = 0
         self._memory.engine.load = figures.load
+        self._memory.activity = observe(self._memory.activity, figures.active, now - (self._looked or now))
+        self._looked = now
         if self.changes == before and not self._operating():
             await self._note_up(figures, listing, now)
         elif self._is_same(figures):
@@ -51,6 +55,7 @@ class Watch:
 
     def _note_down(self, down: EngineDown, now: float) -> None:
         engine = self._memory.engine
+        self._looked = 0.0
         self._slow = self._slow + 1 if down.slow else 0
         if down.slow and self._slow < SLOW_LOOKS and engine.phase == "Ready":
             return

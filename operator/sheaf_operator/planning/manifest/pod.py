@@ -14,7 +14,6 @@ from sheaf_operator.planning.manifest.containers import (
     AGENT_SCRATCH,
     CONFIG,
     ENGINE_PORT,
-    HOOK,
     RUN,
     SCRATCH,
     SHM,
@@ -23,7 +22,7 @@ from sheaf_operator.planning.manifest.containers import (
 from sheaf_operator.planning.manifest.refusal import ManifestError, refusal
 from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, scheduling
 from sheaf_operator.planning.manifest.settings import PodSettings
-from sheaf_operator.planning.manifest.source import Weights, weights
+from sheaf_operator.planning.manifest.source import RUN_DIR, Weights, weights
 
 NAME_LABEL = "app.kubernetes.io/name"
 MANAGER_LABEL = "app.kubernetes.io/managed-by"
@@ -32,6 +31,7 @@ SPOT_ANNOTATION = "sheaf.dev/spot"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 GRACE = 15
 CACHE_HEADROOM = 2**30
+RUN_LIMIT = 128 * 2**20
 
 
 def pod_manifest(name: str, template: PodTemplate, settings: PodSettings) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def agent_config(template: PodTemplate, source: Weights, settings: PodSettings) 
         "allowedFileRoots": list(settings.host_paths),
         "allowPrivateAddresses": settings.https.allow_private_addresses,
         "startupTimeout": template.spec.startup_timeout,
-        "hookFile": HOOK,
+        "runDir": RUN_DIR,
         "modelDir": source.model_dir if source.fetch else None,
         "s3EndpointUrl": settings.s3.endpoint_url,
         "hfEndpoint": settings.hf.endpoint,
@@ -140,7 +140,7 @@ def _security(settings: PodSettings) -> dict[str, Any]:
 def _volumes(template: PodTemplate, source: Weights, settings: PodSettings) -> list[dict[str, Any]]:
     own = [
         _config_volume(settings),
-        {"name": RUN, "emptyDir": {"sizeLimit": str(2**20)}},
+        {"name": RUN, "emptyDir": {"sizeLimit": str(RUN_LIMIT)}},
         {"name": ADAPTERS, "emptyDir": {"sizeLimit": str(settings.adapter_cache.limit + CACHE_HEADROOM)}},
         _scratch(SCRATCH, settings),
         _scratch(AGENT_SCRATCH, settings),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sheaf_crds import ModelSpec
+from sheaf_crds.rules.model import OWNED_FLAGS
 
 from sheaf_operator.planning.manifest.accelerators import first, wanted
 from sheaf_operator.planning.manifest.settings import PodSettings
@@ -28,7 +29,23 @@ class ManifestError(ValueError):
 
 def refusal(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
     """Why no pod can be made of the spec; None where it can."""
-    return _unknown_accelerator(spec, settings) or _file_outside(spec, settings) or _no_image(spec, settings)
+    return (
+        _abbreviated_argument(spec)
+        or _unknown_accelerator(spec, settings)
+        or _file_outside(spec, settings)
+        or _no_image(spec, settings)
+    )
+
+
+def _abbreviated_argument(spec: ModelSpec) -> Refusal | None:
+    """Engines take abbreviated flags, which the rule on Sheaf's own arguments does not see."""
+    for argument in spec.engine.args:
+        name = argument.partition("=")[0].replace("_", "-").removeprefix("--").removeprefix("no-")
+        meant = next((flag for flag in OWNED_FLAGS if name and flag.startswith(name)), None)
+        if meant:
+            said = f"the engine would read {argument.partition('=')[0]} as --{meant}, which Sheaf sets itself"
+            return Refusal("ArgumentRefused", f"{said}; remove it from spec.engine.args, or write the flag in full")
+    return None
 
 
 def _unknown_accelerator(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
