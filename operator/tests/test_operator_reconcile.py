@@ -1,44 +1,65 @@
-"""The loop: every action is carried out once, a failing one backs off and stops no other, a blind cluster is asked again."""
+"""The loop: what changed is done once, a failing action backs off and stops no other, and no key starves another."""
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_world import World, make_model, of_kind
+from operator_world import World, make_adapter, make_model, of_kind
 from prometheus_client import generate_latest
 from sheaf_operator.cluster.protocol import ClusterError
 from sheaf_operator.handlers.backoff import Backoff
-from sheaf_operator.handlers.reconcile import Reconciler, run
-from sheaf_operator.planning import Action, ClusterSnapshot, CreatePod, UpdateStatus
+from sheaf_operator.handlers.reconcile import ACTIONS_PER_TURN, WRITES_PER_KEY, Reconciler, run
+from sheaf_operator.planning import Action, ClusterSnapshot, CreatePod, Plan, UpdateStatus
+from sheaf_operator.planning.compose import plan_key
+from sheaf_operator.planning.index import FleetIndex, Key
+
+KEY = Key("Model", "m")
 
 
 class Simulated:
     """The world in virtual time behind the protocol; actions in `refused` fail."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        self.world, self.index = world, FleetIndex()
         self.refused: dict[type, Exception] = {}
         self.attempts: list[Action] = []
-        self.blind = False
-        self.waits: list[float] = []
+        self.planned: list[Key] = []
+        self.confusing: set[Key] = set()
+        self.at_once: dict[str, int] = {}
+        self.most_at_once: dict[str, int] = {}
+        self.pause = 0.0
+        self.noticed = self.index.replace(world.snapshot)
 
-    async def observe(self) -> ClusterSnapshot:
-        if self.blind:
-            raise ClusterError("the API server does not answer")
-        return self.world.snapshot
+    def look(self) -> None:
+        self.noticed |= self.index.replace(self.world.snapshot)
+
+    def plan(self, key: Key, now: float) -> Plan:
+        self.planned.append(key)
+        if key in self.confusing:
+            raise KeyError("oops")
+        return plan_key(self.index, key, now)
 
     async def act(self, action: Action) -> None:
         self.attempts.append(action)
+        owner = action.key.split("/")[-1][0]
+        self.at_once[owner] = self.at_once.get(owner, 0) + 1
+        self.most_at_once[owner] = max(self.at_once[owner], self.most_at_once.get(owner, 0))
+        await asyncio.sleep(self.pause)
+        self.at_once[owner] -= 1
         if type(action) in self.refused:
             raise self.refused[type(action)]
         self.world.act(action)
+        self.look()
 
-    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the protocol's own words
-        self.waits.append(timeout)
+    async def changed(self, timeout: float) -> frozenset[Key]:  # noqa: ASYNC109 - the protocol's own words
+        await asyncio.sleep(0.001)
         self.world.tick()
-        await asyncio.sleep(0)
+        self.look()
+        noticed, self.noticed = self.noticed, frozenset()
+        return noticed
 
 
 @pytest.fixture
@@ -47,72 +68,182 @@ def cluster() -> Simulated:
 
 
 def reconciler(cluster: Simulated, **fields) -> Reconciler:
-    return Reconciler(cluster, lambda: cluster.world.now, **fields)
+    def now() -> float:
+        return cluster.world.now
+
+    return Reconciler(cluster, now, now, **fields)
+
+
+async def turn(loop: Reconciler, key: Key = KEY) -> None:
+    await loop.one_turn(key, loop.ticks())
+    loop.cluster.world.tick()
+    loop.cluster.look()
+
+
+@contextlib.asynccontextmanager
+async def running(loop: Reconciler) -> AsyncIterator[None]:
+    task = asyncio.create_task(loop.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(holds) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - what holds is the cluster's business, it has no event
+            await asyncio.sleep(0.005)
 
 
 async def test_it_reaches_what_is_declared_and_then_rests(cluster: Simulated) -> None:
     loop = reconciler(cluster)
-    for _ in range(6):
-        await loop.one_pass()
-        cluster.world.tick()
-    assert len(cluster.world.pods) == 2
-    done = len(cluster.attempts)
-    assert await loop.one_pass() == loop.period
-    assert len(cluster.attempts) == done
+    async with running(loop):
+        await until(lambda: len(cluster.world.pods) == 2 and all(pod.ready for pod in cluster.world.pods.values()))
+        await asyncio.sleep(0.1)
+        done = len(cluster.attempts)
+        await asyncio.sleep(0.1)
+        assert len(cluster.attempts) == done
 
 
 async def test_a_failing_action_backs_off_and_the_others_go_on(cluster: Simulated) -> None:
     cluster.refused[CreatePod] = ClusterError("no room")
     loop = reconciler(cluster)
-    pause = await loop.one_pass()
+    await turn(loop)
     assert len(of_kind(cluster.attempts, CreatePod)) == 2
     assert len(of_kind(cluster.attempts, UpdateStatus)) == 1
-    assert pause == pytest.approx(0.5)
-    await loop.one_pass()
-    assert len(of_kind(cluster.attempts, CreatePod)) == 2
-    cluster.world.tick()
+    cluster.world.now -= 0.9
+    await turn(loop)
+    assert len(of_kind(cluster.attempts, CreatePod)) == 2, "not yet"
     cluster.refused.clear()
-    await loop.one_pass()
+    await turn(loop)
     assert len(cluster.world.pods) == 2
-    assert loop.backoff.size == 0
+    assert loop.backoffs[KEY].size == 0
+
+
+async def test_what_failed_is_tried_again_without_a_change(cluster: Simulated) -> None:
+    cluster.refused[CreatePod] = ClusterError("no room")
+    loop = reconciler(cluster)
+    await turn(loop)
+    assert loop.queue.next_timer() == pytest.approx(cluster.world.now - 1.0 + 0.5)
+
+
+async def test_the_pause_that_the_server_asks_for_is_kept(cluster: Simulated) -> None:
+    cluster.refused[CreatePod] = ClusterError("too many", retry_after=30.0)
+    loop = reconciler(cluster)
+    await turn(loop)
+    assert loop.backoffs[KEY].next_retry() == cluster.world.now - 1.0 + 30.0
 
 
 async def test_a_surprise_in_one_action_does_not_end_the_loop(cluster: Simulated) -> None:
     cluster.refused[CreatePod] = KeyError("oops")
     loop = reconciler(cluster)
-    await loop.one_pass()
+    await turn(loop)
     text = generate_latest(loop.metrics.registry).decode()
     assert 'sheaf_operator_actions_total{action="CreatePod",result="failed"} 2.0' in text
     assert "sheaf_operator_backing_off 2.0" in text
 
 
-async def test_a_cluster_that_cannot_be_seen_is_left_alone_and_asked_again(cluster: Simulated) -> None:
-    cluster.blind = True
-    loop = reconciler(cluster, period=1.5)
-    assert [await loop.one_pass() for _ in range(4)] == [0.5, 1.0, 1.5, 1.5]
-    assert cluster.attempts == []
-    cluster.blind = False
-    await loop.one_pass()
-    assert len(cluster.world.pods) == 2
+async def test_a_surprise_in_the_plan_of_one_key_does_not_stop_the_others() -> None:
+    cluster = Simulated(World(ClusterSnapshot((make_model("bad"), make_model("good")))))
+    cluster.confusing.add(Key("Model", "bad"))
+    loop = reconciler(cluster)
+    async with running(loop):
+        await until(lambda: "good" in {pod.model for pod in cluster.world.pods.values()})
+    assert {pod.model for pod in cluster.world.pods.values()} == {"good"}
+    assert loop.queue.next_timer() is not None
 
 
 async def test_it_wakes_when_time_alone_changes_the_plan(cluster: Simulated) -> None:
     loop = reconciler(cluster)
     cluster.world.settle()
     cluster.world.replace_model(make_model("m", replicas=1, drainTimeout="5s"))
-    await loop.one_pass()
-    assert await loop.one_pass() <= 2.0
+    cluster.look()
+    await turn(loop)
+    await turn(loop)
+    assert loop.queue.next_timer() <= cluster.world.now + 5.0
+
+
+async def test_only_the_key_that_changed_is_planned() -> None:
+    cluster = Simulated(World(ClusterSnapshot(tuple(make_model(name, replicas=0) for name in "abc"))))
+    loop = reconciler(cluster)
+    async with running(loop):
+        await until(lambda: len(set(cluster.planned)) == 3)
+        await asyncio.sleep(0.1)
+        cluster.planned.clear()
+        cluster.world.replace_model(make_model("b", replicas=1))
+        await until(lambda: cluster.planned)
+        await asyncio.sleep(0.05)
+    assert set(cluster.planned) == {Key("Model", "b")}
+
+
+async def test_every_key_is_planned_again_in_time_without_any_change() -> None:
+    cluster = Simulated(World(ClusterSnapshot(tuple(make_model(name, replicas=0) for name in "abcdef"))))
+    loop = reconciler(cluster, resync=100.0)
+    async with running(loop):
+        await until(lambda: loop.stir() or len(cluster.planned) >= 24)
+        due = {key: cluster.planned.count(key) for key in set(cluster.planned)}
+    assert len(due) == 6
+    assert min(due.values()) >= 2
+
+
+async def test_one_that_may_not_act_watches_and_begins_with_everything_once_it_may(cluster: Simulated) -> None:
+    leads = False
+    loop = reconciler(cluster, may_act=lambda: leads)
+    async with running(loop):
+        await asyncio.sleep(0.1)
+        assert cluster.planned == []
+        leads = True
+        loop.stir()
+        await until(lambda: len(cluster.world.pods) == 2)
+        leads = False
+        loop.stir()
+        await asyncio.sleep(0.1)
+        done = len(cluster.planned)
+        cluster.world.replace_model(make_model("m", replicas=3))
+        await asyncio.sleep(0.1)
+        assert len(cluster.planned) == done
+
+
+async def test_a_model_with_a_thousand_adapters_does_not_starve_another() -> None:
+    many = tuple(make_adapter(f"b{index}", "big") for index in range(1000))
+    models = (make_model("big", replicas=0), make_model("small", replicas=0))
+    cluster = Simulated(World(ClusterSnapshot(models, many)))
+    cluster.look = lambda: None
+    cluster.pause = 0.001
+    loop = reconciler(cluster)
+    cluster.planned.clear()
+    await asyncio.gather(loop.one_turn(Key("Model", "big"), 0.0), loop.one_turn(Key("Model", "small"), 0.0))
+    mine = [index for index, action in enumerate(cluster.attempts) if action.key.endswith("/small")]
+    assert max(mine) <= 3 * WRITES_PER_KEY
+    assert cluster.most_at_once["b"] == WRITES_PER_KEY
+    assert len(cluster.attempts) <= ACTIONS_PER_TURN + len(mine)
+    assert len(loop.queue) == 1, "the rest has its turn later"
+
+
+async def test_a_key_of_which_nothing_is_left_is_forgotten(cluster: Simulated) -> None:
+    loop = reconciler(cluster)
+    await turn(loop, Key("Model", "gone"))
+    await turn(loop, Key("SLO", "gone"))
+    assert loop.backoffs == {}
+    assert loop.queue.next_timer() is None
+
+
+async def test_it_finishes_what_it_writes_when_it_is_ended(cluster: Simulated) -> None:
+    cluster.pause = 0.2
+    loop = reconciler(cluster)
+    async with running(loop):
+        await until(lambda: cluster.attempts)
+    assert len(cluster.world.pods) == 2
 
 
 async def test_it_runs_until_cancelled(cluster: Simulated) -> None:
-    task = asyncio.create_task(run(cluster, lambda: cluster.world.now, period=7.0))
-    for _ in range(30):
-        await asyncio.sleep(0.01)
+    task = asyncio.create_task(run(cluster, lambda: cluster.world.now, resync=7.0))
+    await until(lambda: len(cluster.world.pods) == 2)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    assert len(cluster.world.pods) == 2
-    assert cluster.waits[-1] == 7.0
 
 
 @given(st.lists(st.booleans(), max_size=60))

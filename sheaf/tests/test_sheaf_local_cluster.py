@@ -66,7 +66,7 @@ def create(source: str = "hf://org/name", name: str = "m-00000-0") -> CreatePod:
 
 async def facts_with(cluster: LocalCluster, reason: str):
     for _ in range(200):
-        (pod,) = (await cluster.observe()).pods
+        (pod,) = cluster.snapshot().pods
         if pod.reason == reason:
             return pod
         await cluster.changed(0.05)
@@ -104,7 +104,7 @@ async def test_creating_twice_makes_one_pod_and_deleting_minds_the_uid(tmp_path:
             await cluster.act(DeletePod("m-00000-0", first.uid, "why"))
         assert first.facts().phase == "Terminating"
         await cluster.stop()
-        assert (await cluster.observe()).pods == ()
+        assert cluster.snapshot().pods == ()
 
 
 async def test_an_agent_that_does_not_answer_is_an_error_of_that_action_only(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_events_are_told_and_what_a_pod_has_said_is_not_repeated(tmp_path:
 
 async def test_a_change_wakes_the_operator_and_time_does_too(tmp_path: Path) -> None:
     async with local_cluster(tmp_path) as cluster:
-        await cluster.observe()
+        await cluster.changed(0.0)
         await cluster.changed(0.01)
         asyncio.get_running_loop().call_later(0.01, cluster.poke)
         await asyncio.wait_for(cluster.changed(60.0), 1.0)

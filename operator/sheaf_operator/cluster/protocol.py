@@ -1,30 +1,44 @@
 """The one protocol between the operator and the place where pods run: Kubernetes, local processes, or a simulation.
 
-An implementation reads its own writes: what `act` did is in the next `observe`. Where it cannot (a lagging watch),
-the actions themselves are safe to repeat: pods are created by a name that follows from the snapshot, deleted by UID,
-and statuses and catalogs are compared by content.
+An implementation keeps a `FleetIndex` of what it observes and tells which keys of it may be planned otherwise than
+before. It reads its own writes: what `act` did is in the index when `act` returns. Where that cannot be (a lagging
+watch), the actions themselves are safe to repeat: pods are created by a name that follows from what is there, deleted
+by UID, and statuses and catalogs are compared by content.
 """
 
 from typing import Protocol
 
-from sheaf_operator.planning import Action, ClusterSnapshot
+from sheaf_operator.planning import Action, Plan
+from sheaf_operator.planning.index import FleetIndex, Key
 
 
 class ClusterError(Exception):
-    """An action or observation failed for a reason that a person can read; it is tried again."""
+    """An action failed for a reason that a person can read; it is tried again after `retry_after` seconds or more."""
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Cluster(Protocol):
     """Where pods run and objects are declared."""
 
-    async def observe(self) -> ClusterSnapshot:
-        """What is declared and what is there; raises ClusterError where that cannot be known now."""
+    @property
+    def index(self) -> FleetIndex:
+        """Everything observed, kept up to date between two awaits."""
+        ...
+
+    async def changed(self, timeout: float) -> frozenset[Key]:  # noqa: ASYNC109 - the wait is the call
+        """The keys that changed since the last call; waits for a change so many seconds, then returns none.
+
+        The first call that returns keys returns all of them, and not before the view is complete.
+        """
+        ...
+
+    def plan(self, key: Key, now: float) -> Plan:
+        """What to do for one key at `now` (Unix seconds): `plan_key`, and what only this cluster knows."""
         ...
 
     async def act(self, action: Action) -> None:
         """Carry one action out; done already is done. Raises ClusterError where it failed."""
-        ...
-
-    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the wait is the call
-        """Return as soon as what `observe` shows has changed since its last call, or after so many seconds."""
         ...

@@ -25,10 +25,10 @@ class Backoff:
         failure = self._failures.get(key)
         return failure is None or now >= failure.retry_at
 
-    def failed(self, key: str, now: float) -> float:
-        """Note a failure; returns the seconds until the next attempt."""
+    def failed(self, key: str, now: float, least: float = 0.0) -> float:
+        """Note a failure; returns the seconds until the next attempt, which are at least `least`."""
         times = self._failures[key].times + 1 if key in self._failures else 1
-        delay = min(self._longest, self._first * 2.0 ** min(times - 1, 30))
+        delay = min(self._longest, max(least, self._first * 2.0 ** min(times - 1, 30)))
         self._failures[key] = _Failure(times, now + delay)
         return delay
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, Model
+from sheaf_operator.cluster.patience import happens
 from sheaf_operator.cluster.protocol import ClusterError
 from sheaf_operator.planning import (
     Action,
@@ -11,9 +12,12 @@ from sheaf_operator.planning import (
     DeletePod,
     DrainPod,
     EmitEvent,
+    Plan,
     SetCatalog,
     UpdateStatus,
 )
+from sheaf_operator.planning.compose import plan_key
+from sheaf_operator.planning.index import FleetIndex, Key
 
 from sheaf.local.fleet import FleetFile
 from sheaf.local.pod import LocalPod, Site
@@ -25,19 +29,19 @@ class LocalCluster:
 
     def __init__(self, store: Store, fleet: FleetFile) -> None:
         self.store, self._fleet = store, fleet
+        self.index = FleetIndex()
+        self._noticed: frozenset[Key] = frozenset()
         self.pods: dict[str, LocalPod] = {}
         self.site: Site
         self._leaving: set[asyncio.Task[None]] = set()
         self._poked = asyncio.Event()
 
     def poke(self) -> None:
-        """Something that `observe` shows has changed."""
+        """Something that `snapshot` shows has changed."""
         self._poked.set()
 
-    async def observe(self) -> ClusterSnapshot:
+    def snapshot(self) -> ClusterSnapshot:
         """Objects as the files declare them, pods as they are."""
-        self._poked.clear()
-        self.publish()
         return ClusterSnapshot(
             models=self.store.of(Model),
             adapters=self.store.of(Adapter),
@@ -61,14 +65,21 @@ class LocalCluster:
                 self.store.update_status(action)
             case EmitEvent():
                 self._tell(action)
+        self._look()
 
-    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - the protocol's own words
-        """Wait for a change, or so many seconds."""
+    async def changed(self, timeout: float) -> frozenset[Key]:  # noqa: ASYNC109 - the protocol's own words
+        """The keys that a change touches, or none after so many seconds."""
         self.publish()
-        try:
-            await asyncio.wait_for(self._poked.wait(), timeout)
-        except TimeoutError:
-            return
+        if not await happens(self._poked, timeout):
+            return frozenset()
+        self._poked.clear()
+        self._look()
+        noticed, self._noticed = self._noticed, frozenset()
+        return noticed
+
+    def plan(self, key: Key, now: float) -> Plan:
+        """What to do for one key at `now` (Unix seconds)."""
+        return plan_key(self.index, key, now)
 
     def publish(self) -> None:
         """Write the fleet file where it differs; a full disk is said once and tried again."""
@@ -85,6 +96,13 @@ class LocalCluster:
             self._remove(pod)
         if self._leaving:
             await asyncio.wait(self._leaving)
+
+    def _look(self) -> None:
+        """Bring the index up to what is so now; `changed` tells what that touches."""
+        found = self.index.replace(self.snapshot())
+        self._noticed |= found
+        if found:
+            self.poke()
 
     def _tell(self, event: EmitEvent) -> None:
         """Say what happened; what a pod has said itself is not said again in full."""

@@ -121,7 +121,7 @@ class LocalSheaf:
         self.cluster.poke()
 
     async def _operate(self) -> None:
-        await reconcile(self.cluster, time.time, period=PERIOD)
+        await reconcile(self.cluster, time.time, resync=PERIOD)
 
     async def _follow_files(self, watch: ManifestWatch) -> None:
         while True:
