@@ -11,8 +11,12 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG ENGINE_BASE_IMAGE=vllm/vllm-openai:v0.32.0
 
+# The user has no line in /etc/passwd, and some library always asks for its name.
 FROM ${BASE_IMAGE} AS base
 ENV PATH=/opt/sheaf/bin:$PATH \
+    HOME=/tmp \
+    USER=sheaf \
+    LOGNAME=sheaf \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

@@ -177,7 +177,7 @@ def test_only_gateway_and_operator_reach_engine_pods(helm: Helm) -> None:
         rule["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: [p["port"] for p in rule["ports"]]
         for rule in rules
     }
-    assert reach == {"sheaf-gateway": ["engine", "agent", "kv-events", "kv-replay"], "sheaf-operator": ["agent"]}
+    assert reach == {"sheaf-gateway": [8000, 8001, 5557, 5558], "sheaf-operator": [8001]}
     assert all(len(rule["from"]) == 1 for rule in rules)
 
 
