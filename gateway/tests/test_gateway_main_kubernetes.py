@@ -128,6 +128,17 @@ async def test_pods_that_are_gone_since_are_found_out_before_the_first_request(c
     assert not cluster.gateway.inference.metrics.retries._metrics
 
 
+async def test_an_agent_that_refuses_the_gateway_still_shows_that_its_pod_is_there(cluster, run, tmp_path):
+    first = await run()
+    await cluster.settled()
+    await first.stop(0.05)
+    (tmp_path / "token").write_text("wrong")
+    await cluster.engines[0].close()
+    await cluster.agents[0].close()
+    await run()
+    assert [p.ready for p in cluster.gateway.store.fleet.pods_of("base")] == [False, True]
+
+
 async def test_a_pod_that_dies_while_the_api_server_is_away_is_avoided_soon(cluster, run):
     await run()
     await cluster.settled()

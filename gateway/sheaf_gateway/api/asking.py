@@ -7,6 +7,8 @@ import msgspec
 
 from sheaf_gateway.admission.limits import ScopedRate
 from sheaf_gateway.admission.terms import Ask as Door
+from sheaf_gateway.admission.terms import Terms
+from sheaf_gateway.api.body import Parsed
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.keys import Caller
 from sheaf_gateway.api.routes import Route
@@ -24,7 +26,8 @@ _MAX_NAME_SHOWN = 64
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is known of a request before anything is decided. `sent_id` is how the engine sees it."""
+    """What is known of a request before anything is decided. `sent_id` is how the engine sees it, `salt` what its
+    tenant's caches are kept apart by (empty: not at all)."""
 
     request: Request
     route: Route
@@ -34,6 +37,7 @@ class Asked(msgspec.Struct, frozen=True):
     ask: Ask
     sent_id: str
     headers: list[Header]
+    salt: str = ""
 
 
 def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
@@ -51,9 +55,9 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
     return served
 
 
-def ask(request_id: str, served: Served, caller: Caller, fleet: Fleet, prompt: bytes) -> Ask:
-    """What routing reads: the prefix identity is that of the tenant, the adapter and its present content."""
-    start = prefix.seed(served.model, served.adapter, fleet.digest_of(served), caller.tenant)
+def ask(request_id: str, served: Served, fleet: Fleet, prompt: bytes, salt: str) -> Ask:
+    """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
+    start = prefix.seed(served.model, served.adapter, fleet.digest_of(served), salt)
     return Ask(
         request_id=request_id,
         model=served.model,
@@ -64,16 +68,22 @@ def ask(request_id: str, served: Served, caller: Caller, fleet: Fleet, prompt: b
     )
 
 
-def door(sequence: str, served: Served, caller: Caller, fleet: Fleet, *, slots: int, cost: float) -> Door:
-    """What admission reads: `slots` requests fit in at once, `cost` is in tokens."""
+def door(
+    sequence: str, served: Served, caller: Caller, fleet: Fleet, *, slots: int, terms: Terms, parsed: Parsed
+) -> Door:
+    """What admission reads: `slots` requests fit in at once. A key or a request may make itself Batch, never more."""
     promise = served.promise
     return Door(
         request_id=sequence,
         model=served.model,
         availability=fleet.availability(served),
         slots=slots,
+        tenant=caller.tenant,
+        batch=caller.batch or parsed.flex or not terms.interactive,
+        terms=terms,
         scopes=_scopes(served, caller) if caller.name or promise.name else (),
-        tokens=cost,
+        tokens=parsed.tokens(),
+        prompt=parsed.prompt_tokens(),
         max_queue=promise.max_queue,
         max_wait=promise.max_wait,
     )

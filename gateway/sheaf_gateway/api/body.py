@@ -24,22 +24,29 @@ _TOKEN_FIELDS_MAX = 2**31 - 1
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given."""
+    """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given; `flex`
+    says that the caller asked for `service_tier: flex`, which may wait for others."""
 
     model: str
     prompt: bytes
     max_tokens: int
     size: int
+    flex: bool = False
+
+    def prompt_tokens(self) -> float:
+        """Tokens of the prompt, by its size."""
+        return estimated(len(self.prompt) or self.size)
 
     def tokens(self) -> float:
         """Tokens that the request may cost, by its size and what it asks for."""
-        return estimated(len(self.prompt) or self.size) + self.max_tokens
+        return self.prompt_tokens() + self.max_tokens
 
 
 class _Base(msgspec.Struct):
     model: str
     stream: bool | None = None
     n: int | None = None
+    service_tier: Any = None
 
     def parts(self) -> list[bytes]:
         return []
@@ -133,7 +140,7 @@ def parse(raw: bytes, decode: Decode, max_depth: int) -> Parsed:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, "invalid_json", f"The request body is not valid JSON: {error}.") from None
     _check_depth(raw, max_depth)
-    return Parsed(found.model, _rendered(found), _max_tokens(found), len(raw))
+    return Parsed(found.model, _rendered(found), _max_tokens(found), len(raw), found.service_tier == "flex")
 
 
 def _rendered(found: _Base) -> bytes:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from sheaf_gateway.admission.admission import Admit, Wait
 from sheaf_gateway.api import errors, failures
 from sheaf_gateway.api.asking import Asked
+from sheaf_gateway.api.entry import Entry, Served
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Attempt, Record
+from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
 from sheaf_gateway.fleet.agents import AgentError
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 MAX_HELD = 4 * 2**20
 _USAGE_TAIL = 8192
 _ABORT_AFTER_S = 0.05
+_BILL_EVERY = 8
 _NOT_PASSED = frozenset({b"server", b"date", b"x-request-id", b"x-sheaf-pod", b"x-sheaf-decision"})
 
 
@@ -50,19 +52,18 @@ class Ending(msgspec.Struct, frozen=True):
     events: int
     opened_at: float
     last_at: float
-    admitted: bool
 
 
 class Call:
     """A request under way."""
 
     __slots__ = (
-        "_admitted",
         "_asked",
+        "_bill_at",
         "_core",
         "_decision",
+        "_entry",
         "_exchange",
-        "_finished",
         "_held",
         "_held_size",
         "_last_at",
@@ -78,6 +79,7 @@ class Call:
         "_streaming",
         "_ticket",
         "_tried",
+        "finished",
         "record",
     )
 
@@ -100,8 +102,9 @@ class Call:
         self.record = record
         self._opened_at = core.now()
         self._last_at = self._opened_at
-        self._admitted = False
-        self._finished = False
+        self._entry = Entry(core, self, asked)
+        self._bill_at = _BILL_EVERY
+        self.finished = False
         self._tried: frozenset[str] = frozenset()
         self._last_error: ApiError | None = None
         self._loading: asyncio.Future[None] | None = None
@@ -114,17 +117,10 @@ class Call:
         responder = self._responder
         responder.disconnected.on_disconnect(self._client_gone)
         responder.on_pressure(self._press)
-        answer = self._core.admission.decide(self._asked.door, self._opened_at)
-        if isinstance(answer, Admit):
-            self.enter()
-        elif isinstance(answer, Wait):
-            self._core.waiting.add(self._asked.door, self, answer.deadline)
-        else:
-            self.fail(failures.rejected(answer))
+        self._entry.begin()
 
     def enter(self) -> None:
         """Go on: the request was admitted, at once or from the queue."""
-        self._admitted = True
         self.record.queued_ms = (self._core.now() - self._opened_at) * 1000.0
         self._core.router.budget.requested()
         self._attempt()
@@ -155,7 +151,7 @@ class Call:
     def _loaded(self, task: asyncio.Future[None], started: float) -> None:
         self._loading = None
         error = None if task.cancelled() else task.exception()
-        if self._finished:
+        if self.finished:
             return
         if isinstance(error, AgentError):
             self._again(f"load_{error.code}", failures.load_failed(self._asked.served.name, error))
@@ -170,9 +166,10 @@ class Call:
         core, asked = self._core, self._asked
         self._clear()
         endpoint = core.endpoint(self._pod.engine_url)
-        body = asked.request.body
+        body = salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
         head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
         self._ticket = core.router.sent(asked.ask, self._decision, self._pod, core.now())
+        core.admission.routed(self._entry.door, self._ticket.tokens)
         self._exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 
     def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
@@ -190,7 +187,7 @@ class Call:
 
     def _refusal_to_retry(self) -> str | None:
         core = self._core
-        if self._finished or len(self.record.attempts) >= core.max_attempts:
+        if self.finished or len(self.record.attempts) >= core.max_attempts:
             return "attempts"
         pods = core.store.fleet.pods_of(self._asked.ask.model)
         if not any(pod.ready and pod.name not in self._tried for pod in pods):
@@ -236,6 +233,8 @@ class Call:
         if self._relay is not None:
             self._last_at = self._core.now()
             self._relay.feed(data)
+            if self._relay.events >= self._bill_at:
+                self._bill(self._relay.events)
         elif self._streaming:
             self._first_byte().feed(data)
         elif self._passing:
@@ -278,6 +277,11 @@ class Call:
             router.failed(self._ticket, now)
         else:
             router.abandoned(self._ticket, now)
+
+    def _bill(self, events: int) -> None:
+        """Charge the tenant for what was streamed so far; an event of a stream is about a token."""
+        self._bill_at = events + _BILL_EVERY
+        self._core.admission.produced(self._entry.door, float(events))
 
     def _first_byte(self) -> EventRelay:
         now = self._last_at = self._core.now()
@@ -330,7 +334,7 @@ class Call:
 
     def fail(self, error: ApiError) -> None:
         """Answer with an error and be done."""
-        if self._finished:
+        if self.finished:
             return
         self._core.metrics.errors.labels(error.code).inc()
         request_id = self.record.request_id
@@ -340,14 +344,14 @@ class Call:
         self._finish(error.status, NOTHING, None)
 
     def _client_gone(self) -> None:
-        if self._finished:
+        if self.finished:
             return
         if self._exchange is not None:
             self._exchange.cancel()
         if self._loading is not None:
             self._loading.cancel()
         self._blame(pod=False)
-        self._core.waiting.withdraw(self._asked.door)
+        self._entry.withdraw()
         self.record.error = "client_gone"
         self._finish(GONE, NOTHING, "client_gone")
 
@@ -360,13 +364,19 @@ class Call:
             self._exchange.resume()
 
     def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
-        self._finished = True
+        self.finished = True
         if outcome is not None and self.record.attempts:
             self._settle(outcome)
         self.record.status = status
         events = self._relay.events if self._relay is not None else 0
-        ending = Ending(usage, events, self._opened_at, self._last_at, self._admitted)
-        self._core.finished(self._asked, self.record, ending)
+        self._entry.close(self._served(usage, events))
+        self._core.finished(self._asked, self.record, Ending(usage, events, self._opened_at, self._last_at))
+
+    def _served(self, usage: Usage, events: int) -> Served:
+        queued, first = self.record.queued_ms / 1000.0, self.record.ttft_ms
+        service_s = self._core.now() - self._opened_at - queued
+        first_s = None if first is None else first / 1000.0 - queued
+        return Served(self.record.status < 400 and self.record.error is None, usage, events, service_s, first_s)
 
 
 def _is_stream(headers: list[Header]) -> bool:

@@ -32,8 +32,16 @@ def retry_label(reason: str) -> str:
 
 
 def rejected(answer: Reject) -> ApiError:
-    """Admission said no."""
-    return ApiError(answer.status, answer.code, answer.message, retry_after=answer.retry_after)
+    """Admission said no; `x-sheaf-reason` tells programs why."""
+    why = ((b"x-sheaf-reason", answer.reason.encode("ascii")),) if answer.reason else ()
+    return ApiError(answer.status, answer.code, answer.message, retry_after=answer.retry_after, headers=why)
+
+
+def limits_unavailable() -> ApiError:
+    """The shared limits cannot be asked, and the configuration says that nobody enters unasked."""
+    message = "The rate limits cannot be checked at the moment; try again."
+    why = ((b"x-sheaf-reason", b"limits_unavailable"),)
+    return ApiError(503, "limits_unavailable", message, retry_after=_RETRY_S, headers=why)
 
 
 def no_pod(model: str) -> ApiError:

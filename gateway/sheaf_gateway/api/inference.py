@@ -7,22 +7,27 @@ stands still within a turn and counts milliseconds.
 
 import asyncio
 import itertools
+import os
 import time
 
 import msgspec
 import structlog
 
-from sheaf_gateway.admission.admission import Admission
-from sheaf_gateway.admission.terms import Ask as Door
+from sheaf_gateway.admission.admission import Admission, DoorRules
+from sheaf_gateway.admission.attainment import Outcome
 from sheaf_gateway.api import asking, body, errors
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.call import Call, Ending
+from sheaf_gateway.api.capacity import Capacity
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.ids import RequestIds
 from sheaf_gateway.api.keys import KeyRing
 from sheaf_gateway.api.metrics import Metrics
+from sheaf_gateway.api.promises import AttainmentBook, TermsBook
 from sheaf_gateway.api.records import Record, Records
 from sheaf_gateway.api.routes import Route
+from sheaf_gateway.api.salting import Salts
+from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.waiting import WaitingRoom
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.store import FleetStore
@@ -30,21 +35,26 @@ from sheaf_gateway.fleet.view import Fleet
 from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
 from sheaf_gateway.proxy.types import Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
-from sheaf_gateway.routing.cost import tokens
 from sheaf_gateway.routing.router import Router
 
 log = structlog.get_logger(__name__)
 
 _MAX_ENDPOINTS = 4_096
+_FAILED = frozenset({"slo_unattainable", "stream_interrupted"})
 
 
 class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the inference path: attempts of a request, requests at once on a pod, levels of JSON."""
+    """Bounds of the inference path: attempts of a request, requests at once on a pod, levels of JSON, requests held
+    for a Model without a ready pod and for how many seconds. `salt_secret` keeps tenants' caches apart (empty: one is
+    made up)."""
 
     max_attempts: int = 3
     max_inflight_per_pod: int = 256
     max_depth: int = 64
     access_log: bool = True
+    max_held: int = 256
+    hold_s: float = 120.0
+    salt_secret: bytes = b""
 
 
 class Inference:
@@ -75,10 +85,16 @@ class Inference:
         self.timeouts = timeouts
         self.rules = rules
         self.max_attempts = rules.max_attempts
-        self.admission = Admission()
+        self.admission = Admission(DoorRules(max_held=rules.max_held, hold_s=rules.hold_s))
+        self.capacity = Capacity(store, router, rules.max_inflight_per_pod)
+        self.terms = TermsBook(store.declared)
+        self.attainment = AttainmentBook(store.declared)
+        self.salts = Salts(rules.salt_secret)
+        self.shared: SharedLimits | None = None
         self.waiting = WaitingRoom(self.admission, self.loop)
         self.ids = RequestIds()
         self._sequence = itertools.count(1)
+        self._life = os.urandom(8).hex()
         self._endpoints: dict[str, Endpoint] = {}
         store.listen(self._fleet_changed)
 
@@ -105,24 +121,31 @@ class Inference:
 
     def slots(self, model: str) -> int:
         """Requests that the ready pods of a Model take at once."""
-        return self.store.fleet.ready.get(model, 0) * self.rules.max_inflight_per_pod
+        return self.capacity.slots(model, self.now())
+
+    def lease(self, sequence: str) -> str:
+        """The name of a call that no other call of any gateway has."""
+        return f"{self._life}/{sequence}"
+
+    def call_in(self, model: str) -> None:
+        """Let in as many of those who wait for a Model as there is room for."""
+        if self.admission.waiting(model):
+            self.waiting.call_in(model, self.slots(model))
+
+    async def close(self) -> None:
+        """Close what inference opened by itself."""
+        if self.shared is not None:
+            await self.shared.close()
 
     def finished(self, asked: Asked, record: Record, ending: Ending) -> None:
-        """Account for a call that is over, and call in who waits."""
+        """Account for a call that is over."""
         usage, seconds = ending.usage, self.now() - ending.opened_at
         record.total_ms = seconds * 1000.0
         record.prompt_tokens, record.cached_tokens, record.output_tokens = usage.prompt, usage.cached, usage.output
         self.ids.leave(asked.sent_id)
-        if ending.admitted:
-            self._release(asked.door, _used_tokens(record, ending), seconds)
-        self._measure(record, ending, seconds)
+        self._measure(asked, record, ending, seconds)
         if self.rules.access_log:
             _log_request(asked, record)
-
-    def _release(self, door: Door, used: float | None, seconds: float) -> None:
-        self.admission.release(door, self.now(), used_tokens=used, service_s=seconds)
-        if self.admission.waiting(door.model):
-            self.waiting.call_in(door.model, self.slots(door.model))
 
     def _asked(self, route: Route, request: Request, request_id: str) -> Asked:
         caller = self.keys.caller(request.header)
@@ -133,15 +156,17 @@ class Inference:
         served = asking.resolve(fleet, parsed.model, caller, route)
         sent_id = self.ids.enter(request_id)
         sequence, slots = str(next(self._sequence)), self.slots(served.model)
+        terms, salt = self.terms.of(served.model), self.salts.of(caller.tenant) if route.salted else ""
         return Asked(
             request,
             route,
             caller,
             served,
-            asking.door(sequence, served, caller, fleet, slots=slots, cost=parsed.tokens()),
-            asking.ask(request_id, served, caller, fleet, parsed.prompt),
+            asking.door(sequence, served, caller, fleet, slots=slots, terms=terms, parsed=parsed),
+            asking.ask(request_id, served, fleet, parsed.prompt, salt),
             sent_id,
             asking.forwarded(request, sent_id),
+            salt,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:
@@ -164,34 +189,43 @@ class Inference:
         if self.rules.access_log:
             log.info("request", request_id=request_id, path=route.path, status=error.status, code=error.code)
 
-    def _measure(self, record: Record, ending: Ending, seconds: float) -> None:
+    def _measure(self, asked: Asked, record: Record, ending: Ending, seconds: float) -> None:
         meters, usage = self.metrics.of(record.served), ending.usage
+        outcome = _outcome(record, ending, seconds)
         meters.requested(record.status)
         meters.duration(seconds)
-        if record.ttft_ms is not None:
-            ttft = record.ttft_ms / 1000.0
-            further = (usage.output or ending.events) - 1
-            meters.ttft(ttft)
-            if further > 0:
-                meters.tpot((ending.last_at - ending.opened_at - ttft) / further)
+        if outcome.ttft is not None:
+            meters.ttft(outcome.ttft)
+        if outcome.tpot is not None:
+            meters.tpot(outcome.tpot)
+        if slo := asked.served.promise.name:
+            self._attained(slo, record, outcome)
         if usage.prompt is not None:
             meters.reported(usage.prompt, usage.cached or 0, usage.output or 0)
 
+    def _attained(self, slo: str, record: Record, outcome: Outcome) -> None:
+        if record.status < 400 and record.error is None:
+            self.attainment.answered(slo, outcome, self.now())
+        elif record.status >= 500 or record.error in _FAILED:
+            self.attainment.failed(slo, self.now())
+
     def _fleet_changed(self, fleet: Fleet) -> None:
+        self.capacity.changed()
+        self.terms.keep(self.store.declared.models)
+        self.attainment.keep()
         self.router.keep([pod for pods in fleet.pods.values() for pod in pods])
         self.metrics.keep(fleet.served)
         self.admission.keep(frozenset(fleet.pods))
         for model in fleet.pods:
-            if self.admission.waiting(model):
-                self.waiting.call_in(model, self.slots(model))
+            self.call_in(model)
 
 
-def _used_tokens(record: Record, ending: Ending) -> float | None:
-    """What a request is charged: nothing where it failed, what the engine reports, else what was streamed."""
-    used = 0 if record.status >= 400 else ending.usage.total()
-    if used is None and ending.events:
-        return tokens(record.prompt_bytes) + ending.events
-    return used
+def _outcome(record: Record, ending: Ending, seconds: float) -> Outcome:
+    if record.ttft_ms is None:
+        return Outcome(e2e=seconds)
+    ttft, further = record.ttft_ms / 1000.0, (ending.usage.output or ending.events) - 1
+    tpot = (ending.last_at - ending.opened_at - ttft) / further if further > 0 else None
+    return Outcome(ttft, tpot, seconds)
 
 
 def _log_request(asked: Asked, record: Record) -> None:

@@ -7,6 +7,7 @@
         scopes: [inference]            # inference, admin; default: inference
         models: [smollm2, pirate]      # served names; left out: all
         limits: {requestsPerMinute: 600, tokensPerMinute: 100000, maxConcurrent: 8}
+        class: Batch                   # lets everybody else go first; left out: as the SLO says
 
 Half of a caller's digest finds the entry and the whole is compared in constant time: timing tells nothing of a key.
 """
@@ -47,6 +48,7 @@ class KeyEntry(ApiType):
     scopes: tuple[Scope, ...] = ("inference",)
     models: tuple[str, ...] | None = None
     limits: KeyLimits = Field(default_factory=KeyLimits)
+    class_: Literal["Interactive", "Batch"] = Field(default="Interactive", alias="class")
 
 
 class KeyFile(ApiType):
@@ -56,13 +58,15 @@ class KeyFile(ApiType):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks. `models` None means every model; without keys everyone is the same caller, who may do all."""
+    """Who asks. `models` None means every model; without keys everyone is the same caller, who may do all. `batch`
+    says that the key's requests let Interactive ones go first."""
 
     name: str = ""
     tenant: str = ""
     scopes: frozenset[str] = frozenset({"inference", "admin"})
     models: frozenset[str] | None = None
     limits: Rate = Rate()
+    batch: bool = False
 
     def require(self, scope: Scope) -> None:
         """Raise `ApiError` 403 where the key lacks the scope."""
@@ -136,7 +140,7 @@ def _callers(entries: tuple[KeyEntry, ...]) -> dict[bytes, Held]:
 def _caller(entry: KeyEntry) -> Caller:
     limits = Rate(**entry.limits.model_dump())
     models = None if entry.models is None else frozenset(entry.models)
-    return Caller(entry.name, entry.tenant, frozenset(entry.scopes), models, limits)
+    return Caller(entry.name, entry.tenant, frozenset(entry.scopes), models, limits, entry.class_ == "Batch")
 
 
 def _presented(headers: Headers) -> bytes:

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sheaf_gateway.admission.admission import Admission
+from sheaf_gateway.admission.admission import Admission, Reject
 from sheaf_gateway.admission.terms import Ask
-from sheaf_gateway.api import failures
 
 if TYPE_CHECKING:
-    from sheaf_gateway.api.call import Call
+    from sheaf_gateway.api.entry import Entry
 
 
 class _Waiter(msgspec.Struct):
-    call: "Call"
+    entry: "Entry"
     timer: asyncio.TimerHandle
 
 
@@ -29,10 +28,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def add(self, door: Ask, call: "Call", deadline: float) -> None:
+    def add(self, door: Ask, entry: "Entry", deadline: float) -> None:
         """Let a call wait until it is called in or `deadline` (loop time) is over."""
         timer = self._loop.call_at(deadline, self._expire, door)
-        self._waiters[door.request_id] = _Waiter(call, timer)
+        self._waiters[door.request_id] = _Waiter(entry, timer)
 
     def withdraw(self, door: Ask) -> None:
         """The call's client went away; nothing happens where it was not waiting."""
@@ -41,13 +40,19 @@ class WaitingRoom:
             waiter.timer.cancel()
             self._admission.withdraw(door, self._loop.time())
 
+    def displace(self, door: Ask, refusal: Reject) -> None:
+        """A call made room for another, by admission's decision."""
+        waiter = self._waiters.pop(door.request_id)
+        waiter.timer.cancel()
+        waiter.entry.refuse(refusal)
+
     def call_in(self, model: str, slots: int) -> None:
         """Call in as many as there is room for."""
         while (door := self._admission.next_waiter(model, slots, self._loop.time())) is not None:
             waiter = self._waiters.pop(door.request_id)
             waiter.timer.cancel()
-            waiter.call.enter()
+            waiter.entry.enter()
 
     def _expire(self, door: Ask) -> None:
         waiter = self._waiters.pop(door.request_id)
-        waiter.call.fail(failures.rejected(self._admission.expire(door, self._loop.time())))
+        waiter.entry.refuse(self._admission.expire(door, self._loop.time()))

@@ -47,6 +47,7 @@ class AgentClient:
         self._token_file = token_file
         self._read_headers: tuple[Header, ...] = (_ACCEPT,)
         self._read_until = 0.0
+        self._reading = asyncio.Lock()
 
     async def state(self, url: str, after: int | None, wait_s: float = POLL_WAIT_S) -> AgentState:
         """The agent's report: at once where it is not the one of `after`, otherwise when it changes or after
@@ -87,9 +88,11 @@ class AgentClient:
         return body
 
     async def _headers(self) -> tuple[Header, ...]:
-        if self._token_file is not None and (now := time.monotonic()) >= self._read_until:
-            self._read_until = now + _TOKEN_S
-            self._read_headers = await asyncio.to_thread(_with_token, self._token_file)
+        if self._token_file is not None and time.monotonic() >= self._read_until:
+            async with self._reading:
+                if time.monotonic() >= self._read_until:
+                    self._read_headers = await asyncio.to_thread(_with_token, self._token_file)
+                    self._read_until = time.monotonic() + _TOKEN_S
         return self._read_headers
 
 

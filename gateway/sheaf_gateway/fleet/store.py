@@ -109,6 +109,12 @@ class FleetStore:
             self.suspects |= fresh
             self._publish({self._pods[pod].model for pod in fresh})
 
+    def trust(self, pod: str) -> None:
+        """The pod's agent answers, even if it refuses to report."""
+        if pod in self.suspects:
+            self.suspects.discard(pod)
+            self._publish({self._pods[pod].model})
+
     def note_resident(self, pod: str, adapter: str, digest: str) -> None:
         """A load that a request asked for ended well, ahead of the agent's next report."""
         found = self._pods.get(pod)
