@@ -69,10 +69,44 @@ class SLOSpec(ApiType):
     queue: Queue = Field(default_factory=Queue, description="Waiting in the gateway.")
 
 
+class Observed(ApiType):
+    """Percentiles of a latency as they were measured; those left out were not."""
+
+    p50: Duration | None = Field(default=None, description="Half of all requests took no longer.")
+    p90: Duration | None = Field(default=None, description="90 % of all requests took no longer.")
+    p95: Duration | None = Field(default=None, description="95 % of all requests took no longer.")
+    p99: Duration | None = Field(default=None, description="99 % of all requests took no longer.")
+
+
+class SLOWindow(ApiType):
+    """How the promise was kept over one sliding window."""
+
+    window: Literal["5m", "1h"] = Field(description="How far back this looks.")
+    requests: int = Field(default=0, ge=0, description="Requests that ended, or were refused for load.")
+    failed: int = Field(default=0, ge=0, description="Those of them that were refused for load or failed.")
+    attained_percent: float | None = Field(
+        default=None, ge=0, le=100, description="Share of requests that kept every promise."
+    )
+    goodput: float = Field(default=0.0, ge=0, description="Requests a second that kept every promise.")
+    burn: float = Field(
+        default=0.0,
+        ge=0,
+        description="Share of requests beyond a bound over the share that may be; above 1: too many.",
+    )
+    ttft: Observed = Field(default_factory=Observed, description="Time to first token.")
+    tpot: Observed = Field(default_factory=Observed, description="Time for each further token.")
+    e2e: Observed = Field(default_factory=Observed, alias="e2e", description="Time from request to last token.")
+
+
 class SLOStatus(Status):
     """What was observed of an SLO."""
 
     models: int = Field(default=0, ge=0, description="Models that refer to this SLO.")
+    windows: Annotated[tuple[SLOWindow, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="How the promise was kept, one entry for each window.",
+        json_schema_extra={"listMapKey": "window"},
+    )
 
 
 class SLO(KubeObject):

@@ -69,9 +69,20 @@ def ask(request_id: str, served: Served, fleet: Fleet, prompt: bytes, salt: str)
 
 
 def door(
-    sequence: str, served: Served, caller: Caller, fleet: Fleet, *, slots: int, terms: Terms, parsed: Parsed
+    sequence: str,
+    served: Served,
+    caller: Caller,
+    fleet: Fleet,
+    *,
+    slots: int,
+    terms: Terms,
+    parsed: Parsed,
+    prompt: float,
 ) -> Door:
-    """What admission reads: `slots` requests fit in at once. A key or a request may make itself Batch, never more."""
+    """What admission reads: `slots` requests fit in at once, `prompt` tokens may have to be computed.
+
+    A key or a request may make itself Batch, never more than the SLO says.
+    """
     promise = served.promise
     return Door(
         request_id=sequence,
@@ -83,7 +94,7 @@ def door(
         terms=terms,
         scopes=_scopes(served, caller) if caller.name or promise.name else (),
         tokens=parsed.tokens(),
-        prompt=parsed.prompt_tokens(),
+        prompt=prompt,
         max_queue=promise.max_queue,
         max_wait=promise.max_wait,
     )

@@ -16,7 +16,7 @@ import structlog
 
 from sheaf_gateway.api import errors, failures
 from sheaf_gateway.api.asking import Asked
-from sheaf_gateway.api.entry import Entry, Served
+from sheaf_gateway.api.entry import Entry, Given
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Attempt, Record
@@ -369,14 +369,16 @@ class Call:
             self._settle(outcome)
         self.record.status = status
         events = self._relay.events if self._relay is not None else 0
-        self._entry.close(self._served(usage, events))
+        self._entry.close(self._given(usage, events))
         self._core.finished(self._asked, self.record, Ending(usage, events, self._opened_at, self._last_at))
 
-    def _served(self, usage: Usage, events: int) -> Served:
+    def _given(self, usage: Usage, events: int) -> Given:
         queued, first = self.record.queued_ms / 1000.0, self.record.ttft_ms
         service_s = self._core.now() - self._opened_at - queued
         first_s = None if first is None else first / 1000.0 - queued
-        return Served(self.record.status < 400 and self.record.error is None, usage, events, service_s, first_s)
+        billed = self.record.error == "client_gone" or (self.record.status < 400 and self.record.error is None)
+        well = billed and self.record.error is None and self._asked.route.computes
+        return Given(billed, well, usage, events, service_s, first_s)
 
 
 def _is_stream(headers: list[Header]) -> bool:

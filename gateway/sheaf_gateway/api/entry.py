@@ -28,9 +28,11 @@ log = structlog.get_logger(__name__)
 _NO_SCOPES: tuple[ScopedRate, ...] = ()
 
 
-class Served(msgspec.Struct, frozen=True):
-    """What an admitted call was given. Seconds from admission; `events` counts those of a stream."""
+class Given(msgspec.Struct, frozen=True):
+    """What a call was given. Seconds from admission; `events` counts those of a stream; `billed` says that what was
+    given is charged (it was answered, or the client left), `well` that it tells how long things take."""
 
+    billed: bool
     well: bool
     usage: Usage
     events: int
@@ -47,7 +49,7 @@ class Served(msgspec.Struct, frozen=True):
 
     def total(self, prompt: float) -> float | None:
         """Tokens for limits: nothing where it failed, what the engine reports, else what was streamed."""
-        if not self.well:
+        if not self.billed:
             return 0.0
         total = self.usage.total()
         if total is None and self.events:
@@ -93,18 +95,18 @@ class Entry:
         """The client went away."""
         self._core.waiting.withdraw(self.door)
 
-    def close(self, served: Served) -> None:
+    def close(self, given: Given) -> None:
         """The call is over, however it went."""
-        core, used = self._core, served.total(self.door.prompt)
+        core, used = self._core, given.total(self.door.prompt)
         if self.admitted:
             core.admission.release(
                 self.door,
                 core.now(),
                 used_tokens=used,
-                uncached=served.uncached() if served.well else 0.0,
-                output=served.output() if served.well else 0.0,
-                service_s=served.service_s if served.well else None,
-                first_s=served.first_s,
+                uncached=given.uncached() if given.billed else 0.0,
+                output=given.output() if given.billed else 0.0,
+                service_s=given.service_s if given.well else None,
+                first_s=given.first_s,
             )
             core.call_in(self.door.model)
         if self._leased and core.shared is not None:

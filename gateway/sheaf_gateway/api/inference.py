@@ -156,13 +156,14 @@ class Inference:
         served = asking.resolve(fleet, parsed.model, caller, route)
         sent_id = self.ids.enter(request_id)
         sequence, slots = str(next(self._sequence)), self.slots(served.model)
-        terms, salt = self.terms.of(served.model), self.salts.of(caller.tenant) if route.salted else ""
+        prompt = parsed.prompt_tokens() if route.computes else 0.0
+        terms, salt = self.terms.of(served.model), self.salts.of(caller.tenant) if route.computes else ""
         return Asked(
             request,
             route,
             caller,
             served,
-            asking.door(sequence, served, caller, fleet, slots=slots, terms=terms, parsed=parsed),
+            asking.door(sequence, served, caller, fleet, slots=slots, terms=terms, parsed=parsed, prompt=prompt),
             asking.ask(request_id, served, fleet, parsed.prompt, salt),
             sent_id,
             asking.forwarded(request, sent_id),

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from starlette.exceptions import HTTPException
 
-from sheaf_gateway.api import asking, errors, listing
+from sheaf_gateway.api import asking, errors, figures, listing
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.inference import Inference
 from sheaf_gateway.api.keys import Caller
@@ -33,6 +33,7 @@ def management(core: Inference) -> FastAPI:
     _add_probes(app, core)
     _add_models(app, core)
     _add_sheaf(app, core)
+    _add_figures(app, core)
     return app
 
 
@@ -131,6 +132,21 @@ def _add_sheaf(app: FastAPI, core: Inference) -> None:
         return Response(msgspec.json.encode(record), media_type="application/json")
 
 
+def _add_figures(app: FastAPI, core: Inference) -> None:
+    def admin(request: Request) -> Caller:
+        return _scoped(core, request, "admin")
+
+    @app.get("/sheaf/v1/demand", tags=["sheaf"], dependencies=[Depends(admin)])
+    async def demand() -> dict[str, Any]:
+        """What is asked of each Model now: running, waiting, held for a first pod, and how fast requests come."""
+        return figures.demand(core)
+
+    @app.get("/sheaf/v1/slos", tags=["sheaf"], dependencies=[Depends(admin)])
+    async def slos() -> dict[str, Any]:
+        """How each SLO was kept over windows: percentiles, goodput, error-budget burn, as `status.windows` has it."""
+        return figures.slos(core)
+
+
 def _scoped(core: Inference, request: Request, scope: str) -> Caller:
     def header(name: bytes) -> bytes | None:
         value = request.headers.get(name.decode())
@@ -162,5 +178,6 @@ def readings(core: Inference) -> Iterable[Reading]:
         ("pod",),
         [((name,), _BREAKER[found.breaker.phase]) for name, found in ledgers.items()],
     )
+    yield from figures.readings(core, models)
     yield "prefix_blocks", "Blocks in the prefix index", (), [((), len(router.index))]
     yield "decision_records", "Decision records held", (), [((), len(core.records))]

@@ -8,15 +8,15 @@ from sheaf_gateway.api.errors import Dialect
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One inference endpoint. `task` is what the Model must do for it, None for any; `salted` says that the engine
-    knows `cache_salt` there."""
+    """One inference endpoint. `task` is what the Model must do for it, None for any; `computes` says that
+    the engine runs the model for it, and knows `cache_salt`."""
 
     path: str
     target: str
     decode: Decode
     task: str | None = "Generate"
     dialect: Dialect = "openai"
-    salted: bool = True
+    computes: bool = True
 
 
 _ROUTES = (
@@ -24,10 +24,10 @@ _ROUTES = (
     Route("/v1/completions", "/v1/completions", body.COMPLETION),
     Route("/v1/responses", "/v1/responses", body.RESPONSES),
     Route("/v1/messages", "/v1/messages", body.MESSAGES, dialect="anthropic"),
-    Route("/v1/messages/count_tokens", "/v1/messages/count_tokens", body.PLAIN, dialect="anthropic", salted=False),
+    Route("/v1/messages/count_tokens", "/v1/messages/count_tokens", body.PLAIN, dialect="anthropic", computes=False),
     Route("/v1/embeddings", "/v1/embeddings", body.PLAIN, task="Embed"),
-    Route("/v1/tokenize", "/tokenize", body.PLAIN, task=None, salted=False),
-    Route("/v1/detokenize", "/detokenize", body.PLAIN, task=None, salted=False),
+    Route("/v1/tokenize", "/tokenize", body.PLAIN, task=None, computes=False),
+    Route("/v1/detokenize", "/detokenize", body.PLAIN, task=None, computes=False),
 )
 
 ROUTES = {route.path: route for route in _ROUTES}

@@ -1,0 +1,103 @@
+"""What is asked of Models and how promises are kept, for those who scale, and for people."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pydantic.alias_generators import to_camel
+from sheaf_crds.slo import Observed, SLOWindow
+
+from sheaf_gateway.admission.admission import Demand
+from sheaf_gateway.admission.attainment import LATENCIES, QUANTILES, Figures
+from sheaf_gateway.api.metrics import Reading
+
+if TYPE_CHECKING:
+    from sheaf_gateway.api.inference import Inference
+
+_NAMES = ("p50", "p90", "p95", "p99")
+
+
+def demand(core: "Inference") -> dict[str, Any]:
+    """`models`: by Model what `admission.Demand` has, with `slots` and `readyPods`; `at`: Unix seconds."""
+    fleet = core.store.fleet
+    found = [
+        {
+            "model": model,
+            "readyPods": fleet.ready.get(model, 0),
+            "slots": core.slots(model),
+            **{to_camel(name): value for name, value in msgspec.structs.asdict(of_model(core, model)).items()},
+        }
+        for model in sorted({served.model for served in fleet.served.values()})
+    ]
+    return {"at": time.time(), "models": found}
+
+
+def of_model(core: "Inference", model: str) -> Demand:
+    """The demand for one Model."""
+    return core.admission.demand(model, core.now(), ready=bool(core.store.fleet.ready.get(model)))
+
+
+def slos(core: "Inference") -> dict[str, Any]:
+    """`slos`: by SLO its windows as `SLO.status.windows` has them; `at`: Unix seconds."""
+    found = core.attainment.figures(core.now())
+    return {"at": time.time(), "slos": [{"slo": name, "windows": _windows(kept)} for name, kept in found.items()]}
+
+
+def window(name: str, figures: Figures) -> SLOWindow:
+    """One window in the words of the API."""
+    return SLOWindow(
+        window=name,
+        requests=figures.requests,
+        failed=figures.failed,
+        attained_percent=None if figures.attained is None else round(100.0 * figures.attained, 3),
+        goodput=round(figures.goodput, 3),
+        burn=round(figures.burn, 3),
+        **{latency: _observed(getattr(figures, latency)) for latency in LATENCIES},
+    )
+
+
+def readings(core: "Inference", models: Iterable[str]) -> Iterable[Reading]:
+    """The gauges of both."""
+    asked = {model: of_model(core, model) for model in models}
+    yield (
+        "held",
+        "Requests held for a Model without a ready pod",
+        ("model",),
+        [((m,), d.held) for m, d in asked.items()],
+    )
+    yield "late", "Requests that wait and will be late", ("model",), [((m,), d.late) for m, d in asked.items()]
+    yield "slots", "Requests that the pods take at once", ("model",), [((m,), core.slots(m)) for m in asked]
+    yield "refused", "Requests refused for load since start", ("model",), [((m,), d.refused) for m, d in asked.items()]
+    shared = core.shared
+    yield "limits_unavailable", "Failures of the shared limits", (), [((), shared.failures if shared else 0)]
+    yield from _attained(core.attainment.figures(core.now()))
+
+
+def _attained(kept: Mapping[str, Mapping[str, Figures]]) -> Iterable[Reading]:
+    cells = [((slo, name), figures) for slo, windows in kept.items() for name, figures in windows.items()]
+    labels = ("slo", "window")
+    share = [(where, figures.attained) for where, figures in cells if figures.attained is not None]
+    yield "slo_attained_ratio", "Share of requests that kept every promise", labels, share
+    yield "slo_goodput", "Requests a second that kept every promise", labels, [(w, f.goodput) for w, f in cells]
+    yield "slo_budget_burn", "Error budget used, 1: exactly", labels, [(w, f.burn) for w, f in cells]
+    yield (
+        "slo_latency_seconds",
+        "Attained percentile of a latency",
+        (*labels, "latency", "quantile"),
+        [
+            ((*where, latency, str(quantile)), seconds)
+            for where, figures in cells
+            for latency in LATENCIES
+            for quantile, seconds in zip(QUANTILES, getattr(figures, latency), strict=True)
+            if seconds is not None
+        ],
+    )
+
+
+def _windows(kept: Mapping[str, Figures]) -> list[dict[str, Any]]:
+    return [window(name, figures).to_wire() for name, figures in kept.items()]
+
+
+def _observed(values: Iterable[float | None]) -> Observed:
+    return Observed(**dict(zip(_NAMES, values, strict=True)))
