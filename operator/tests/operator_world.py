@@ -1,5 +1,6 @@
-"""Objects, pods, and a small world in virtual time that carries plans out: pods start, agents load what they should."""
+"""Objects, pods, a small cluster in virtual time that carries plans out, and operators that live and die over it."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +14,13 @@ from sheaf_operator.planning import (
     DeletePod,
     DrainPod,
     EmitEvent,
+    FleetIndex,
+    Key,
+    Notice,
     PodFacts,
     SetCatalog,
     UpdateStatus,
-    plan,
+    plan_key,
 )
 from sheaf_operator.planning.template import template_hash
 
@@ -47,7 +51,7 @@ def make_policy(name: str = "steady", **spec: Any) -> AutoscalingPolicy:
 
 
 def make_pod(model: Model, name: str, **fields: Any) -> PodFacts:
-    """A pod of the current template that serves and has an agent with no adapters, unless told otherwise."""
+    """A pod of the current on-demand template that serves and has an agent with no adapters, unless told otherwise."""
     values: dict[str, Any] = {
         "uid": f"uid-{name}",
         "model": model.name,
@@ -62,21 +66,54 @@ def make_pod(model: Model, name: str, **fields: Any) -> PodFacts:
     return PodFacts(name=name, **values)
 
 
+def make_notice(seconds: float | None = 30.0, source: str = "node node-b") -> Notice:
+    deadline = None if seconds is None else NOW + seconds
+    return Notice(source, "SpotInterruption", "the node is taken back", deadline)
+
+
 def resident(*names: str, **fields: Any) -> AgentState:
     states = tuple(AdapterState(name=name, state="Resident") for name in names)
     return AgentState(engine="Ready", adapters=states, **fields)
 
 
+class Operator:
+    """One life of an operator: it knows what it was shown, and plans the keys that changed or are due."""
+
+    def __init__(self) -> None:
+        self.index = FleetIndex()
+        self.due: dict[Key, float] = {}
+
+    def decide(self, view: ClusterSnapshot, now: float) -> list[Action]:
+        """The actions of every key that changed since the last view, or whose time has come."""
+        dirty = self.index.replace(view) | {key for key, time in self.due.items() if time <= now}
+        return [action for key in sorted(dirty) for action in self._plan(key, now)]
+
+    def _plan(self, key: Key, now: float) -> tuple[Action, ...]:
+        plan = plan_key(self.index, key, now)
+        self.due.pop(key, None)
+        if plan.wake_at is not None:
+            self.due[key] = plan.wake_at
+        return plan.actions
+
+
 @dataclass
 class World:
-    """Carries plans out faithfully; `lag` ticks pass until a pod serves, `broken` templates never do."""
+    """Carries actions out as a cluster does.
+
+    `lag` ticks pass until a pod serves, `broken` templates never do, `no_spot`: spot pods find no node. In a `strict`
+    world the operator sees everything at once, and an action that meets another state than it was decided on is an
+    error; otherwise it has no effect, as on a real cluster.
+    """
 
     snapshot: ClusterSnapshot
     now: float = NOW
     lag: int = 1
     broken: frozenset[str] = frozenset()
     busy: bool = False
-    catalogs: dict[str, Catalog] = field(default_factory=dict)
+    no_spot: bool = False
+    strict: bool = True
+    operator: Operator = field(default_factory=Operator)
+    spot: set[str] = field(default_factory=set)
     uids: int = 0
     history: list[Action] = field(default_factory=list)
     ages: dict[str, int] = field(default_factory=dict)
@@ -85,10 +122,14 @@ class World:
     def pods(self) -> dict[str, PodFacts]:
         return {pod.name: pod for pod in self.snapshot.pods}
 
-    def decide(self) -> tuple[Action, ...]:
-        return plan(self.snapshot, self.now).actions
+    @property
+    def serving(self) -> int:
+        return sum(pod.serving for pod in self.snapshot.pods)
 
-    def step(self) -> tuple[Action, ...]:
+    def decide(self) -> list[Action]:
+        return self.operator.decide(self.snapshot, self.now)
+
+    def step(self) -> list[Action]:
         """Decide, act, and let some time pass."""
         actions = self.decide()
         for action in actions:
@@ -96,74 +137,99 @@ class World:
         self.tick()
         return actions
 
-    def settle(self, passes: int = 200) -> int:
-        """Step until nothing is left to do; returns the number of steps it took."""
+    def settle(self, passes: int = 400) -> int:
+        """Step until nothing is left to do, now or later; returns the number of steps it took."""
         for count in range(passes):
             before = self.snapshot
-            if not self.step() and self.snapshot == before and not self._starting():
+            if not self.step() and self.snapshot == before and not self._starting() and not self.skip():
                 return count
         raise AssertionError(f"no fixpoint after {passes} passes: {self.decide()}")
 
+    def skip(self) -> bool:
+        """Go to the next moment at which time alone changes the plan; False where there is none."""
+        waits = min(self.operator.due.values(), default=self.now) - self.now
+        self.tick(max(0.0, waits))
+        return waits > 0
+
     def _starting(self) -> bool:
         return any(
-            pod.phase in ("Pending", "Starting") and pod.template_hash not in self.broken for pod in self.pods.values()
+            pod.phase in ("Pending", "Starting") and pod.template_hash not in self.broken and not self._waits(pod)
+            for pod in self.pods.values()
         )
+
+    def _waits(self, pod: PodFacts) -> bool:
+        return self.no_spot and pod.name in self.spot
 
     def act(self, action: Action) -> None:
         self.history.append(action)
         match action:
             case CreatePod():
-                assert action.name not in self.pods, "a pod of that name is there"
-                self.uids += 1
-                self.ages[action.name] = 0
-                template = action.template
-                pod = PodFacts(
-                    action.name, f"u{self.uids}", template.model, template.owner_uid, template.hash, created_at=self.now
-                )
-                self._pods([*self.snapshot.pods, pod])
+                self._create(action)
             case DeletePod():
                 self._pods([pod for pod in self.snapshot.pods if pod.uid != action.uid])
             case DrainPod():
-                self._change(action.uid, lambda pod: replace(pod, agent=self._drained(pod, action)))
+                self.change(action.name, lambda pod: self._drained(pod, action), action.uid)
             case SetCatalog():
-                self._change(action.uid, lambda pod: replace(pod, agent=self._loaded(pod, action.catalog)))
+                self.change(action.pod, lambda pod: self._loaded(pod, action.catalog), action.uid)
             case UpdateStatus():
                 self._status(action)
             case EmitEvent():
                 pass
 
-    def tick(self) -> None:
-        self.now += 1.0
+    def _create(self, action: CreatePod) -> None:
+        if action.name in self.pods:
+            assert not self.strict, "a pod of that name is there"
+            return
+        self.uids += 1
+        self.ages[action.name] = 0
+        (self.spot.add if action.template.spot else self.spot.discard)(action.name)
+        template = action.template
+        facts = template.model, template.owner_uid, template.hash
+        pod = PodFacts(action.name, f"u{self.uids}", *facts, created_at=self.now, spot=template.spot)
+        self._pods([*self.snapshot.pods, pod])
+
+    def tick(self, seconds: float = 1.0) -> None:
+        self.now += seconds
         self._pods([self._aged(pod) for pod in self.snapshot.pods])
 
     def _aged(self, pod: PodFacts) -> PodFacts:
         self.ages[pod.name] = self.ages.get(pod.name, 0) + 1
         if pod.phase in ("Ready", "Failed", "Terminating") or pod.template_hash in self.broken:
             return pod
+        if self._waits(pod):
+            return replace(pod, reason="Unschedulable", message="0/3 nodes are available")
         agent = pod.agent or AgentState(engine="Starting")
         if self.ages[pod.name] < self.lag:
-            return replace(pod, phase="Starting", agent=agent)
-        return replace(pod, phase="Ready", ready=True, agent=agent.model_copy(update={"engine": "Ready"}))
+            return replace(pod, phase="Starting", agent=agent, reason="", message="")
+        ready = agent.model_copy(update={"engine": "Ready"})
+        return replace(pod, phase="Ready", ready=True, agent=ready, reason="", message="")
 
-    def _drained(self, pod: PodFacts, action: DrainPod) -> AgentState:
-        assert pod.agent is not None
+    def _drained(self, pod: PodFacts, action: DrainPod) -> PodFacts:
+        assert pod.agent is not None or not self.strict
         load = EngineLoad(running=1 if self.busy else 0)
-        return pod.agent.model_copy(
-            update={"draining": True, "drain_deadline": self.now + action.seconds, "load": load}
-        )
+        update = {"draining": True, "drain_deadline": self.now + action.seconds, "load": load}
+        return replace(pod, agent=pod.agent.model_copy(update=update) if pod.agent else None)
 
-    def _loaded(self, pod: PodFacts, catalog: Catalog) -> AgentState:
-        assert pod.agent is not None
-        assert catalog.generation > pod.agent.catalog_generation, "an agent refuses older catalogs"
+    def _loaded(self, pod: PodFacts, catalog: Catalog) -> PodFacts:
+        if pod.agent is None or catalog.generation <= pod.agent.catalog_generation:
+            assert not self.strict, "an agent refuses older catalogs"
+            return pod
         pinned = tuple(
             AdapterState(name=entry.name, state="Resident", digest=entry.digest or "sha256:found")
             for entry in catalog.adapters
             if entry.pinned
         )
-        return pod.agent.model_copy(update={"catalog_generation": catalog.generation, "adapters": pinned})
+        update = {"catalog_generation": catalog.generation, "adapters": pinned}
+        return replace(pod, agent=pod.agent.model_copy(update=update))
 
-    def _change(self, uid: str, change: Any) -> None:
-        self._pods([change(pod) if pod.uid == uid else pod for pod in self.snapshot.pods])
+    def change(self, name: str, change: Callable[[PodFacts], PodFacts], uid: str = "") -> None:
+        """Change one pod, that with the UID only where one is given."""
+        meant = {pod.uid for pod in self.snapshot.pods if pod.name == name and uid in ("", pod.uid)}
+        self._pods([change(pod) if pod.uid in meant else pod for pod in self.snapshot.pods])
+
+    def become(self, name: str, **fields: Any) -> None:
+        """Something happens to a pod."""
+        self.change(name, lambda pod: replace(pod, **fields))
 
     def _pods(self, pods: list[PodFacts]) -> None:
         self.snapshot = replace(self.snapshot, pods=tuple(pods))
@@ -172,7 +238,7 @@ class World:
         field_name = {"Model": "models", "Adapter": "adapters", "SLO": "slos", "AutoscalingPolicy": "policies"}
         name = field_name[action.kind]
         items = [
-            item.model_copy(update={"status": action.status}) if item.metadata.uid == action.uid else item
+            item.model_copy(update={"status": action.status}) if _is(item, action) else item
             for item in getattr(self.snapshot, name)
         ]
         self.snapshot = replace(self.snapshot, **{name: tuple(items)})
@@ -185,6 +251,16 @@ class World:
         )
         self.snapshot = replace(self.snapshot, models=models)
 
+    def declare(self, *adapters: Adapter) -> None:
+        """The user's Adapters; those that are there already keep their status."""
+        there = {adapter.name: adapter.status for adapter in self.snapshot.adapters}
+        kept = [one.model_copy(update={"status": there.get(one.name, one.status)}) for one in adapters]
+        self.snapshot = replace(self.snapshot, adapters=tuple(kept))
 
-def of_kind(actions: Any, kind: type) -> list[Any]:
+
+def _is(item: Any, action: UpdateStatus) -> bool:
+    return bool(item.metadata.uid == action.uid and item.name == action.name)
+
+
+def of_kind(actions: Iterable[Action], kind: Any) -> list[Any]:
     return [action for action in actions if isinstance(action, kind)]

@@ -42,7 +42,7 @@ def test_a_quiet_cluster_is_not_written_to():
         )
     )
     world.settle()
-    assert [world.step() for _ in range(5)] == [()] * 5
+    assert [world.step() for _ in range(5)] == [[]] * 5
 
 
 def test_a_model_that_serves_says_so():

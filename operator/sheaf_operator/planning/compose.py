@@ -19,7 +19,7 @@ from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_p
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, slo_status
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
-from sheaf_operator.planning.status_adapter import AdapterFacts, adapter_status
+from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status
 from sheaf_operator.planning.template import Desired, desired_replicas, pod_template
 from sheaf_operator.planning.words import are, counted
@@ -66,16 +66,14 @@ def plan_key(index: FleetIndex, key: Key, now: float) -> Plan:
         key: what to plan.
         now: Unix seconds.
     """
-    match key.kind:
-        case "Model":
-            return _plan_family(index, key.name, now)
-        case "SLO":
-            slo = index.slo(key.name)
-            return Plan(tuple(slo_status(slo, index.users_of("SLO", key.name), now)) if slo else ())
-        case "AutoscalingPolicy":
-            policy = index.policy(key.name)
-            users = index.users_of("AutoscalingPolicy", key.name)
-            return Plan(tuple(policy_status(policy, users, now)) if policy else ())
+    if key.kind == "Model":
+        return _plan_family(index, key.name, now)
+    users = index.users_of(key.kind, key.name)
+    if key.kind == "SLO":
+        slo = index.slo(key.name)
+        return Plan(tuple(slo_status(slo, users, now)) if slo else ())
+    policy = index.policy(key.name)
+    return Plan(tuple(policy_status(policy, users, now)) if policy else ())
 
 
 def _plan_family(index: FleetIndex, name: str, now: float) -> Plan:
@@ -162,16 +160,16 @@ def _catalog_changes(
 
 
 def _adapter_reports(family: _Family, pinned: Pinning, now: float) -> list[Action]:
-    states, live = states_of(family.pods), [pod for pod in family.pods if pod.live]
+    states, names = states_of(family.pods), PodNames.of(family.pods)
     actions: list[Action] = []
     for adapter in family.adapters:
         name = adapter.name
         placed = pinned.by_adapter.get(name, frozenset())
-        facts = AdapterFacts(adapter, live, placed, pinned.wished[name], family.desired.replicas)
+        facts = AdapterFacts(adapter, names, placed, pinned.wished[name], family.desired.replicas)
         actions += report(adapter, *adapter_status(facts, states.get(name, {}), now))
     return actions
 
 
 def _stray_report(adapter: Adapter, finding: Finding, now: float) -> list[Action]:
-    facts = AdapterFacts(adapter, (), finding=finding)
+    facts = AdapterFacts(adapter, PodNames(), finding=finding)
     return report(adapter, *adapter_status(facts, {}, now))

@@ -60,31 +60,25 @@ class FleetIndex:
             return self._put_pod(item)
         if item.metadata.deletion_timestamp is not None:
             return self.remove(item.kind, item.name)
-        match item:
-            case Model():
-                return self._put_model(item)
-            case Adapter():
-                return self._put_adapter(item)
-            case SLO():
-                return self._put_usable("SLO", self._slos, item)
-            case AutoscalingPolicy():
-                return self._put_usable("AutoscalingPolicy", self._policies, item)
+        if isinstance(item, Model):
+            return self._put_model(item)
+        if isinstance(item, Adapter):
+            return self._put_adapter(item)
+        if isinstance(item, SLO):
+            return self._put_usable("SLO", self._slos, item)
+        return self._put_usable("AutoscalingPolicy", self._policies, item)
 
     def remove(self, kind: ItemKind, name: str, uid: str = "") -> frozenset[Key]:
         """Forget an object or a pod, the one with that UID only where one is given; returns the keys to plan."""
         if uid and uid != self._uid(kind, name):
             return frozenset()
-        match kind:
-            case "Model":
-                return self._drop_model(name)
-            case "Adapter":
-                return self._drop_adapter(name)
-            case "Pod":
-                return self._drop_pod(name)
-            case "SLO":
-                return self._drop_usable("SLO", self._slos, name)
-            case "AutoscalingPolicy":
-                return self._drop_usable("AutoscalingPolicy", self._policies, name)
+        if kind == "Model":
+            return self._drop_model(name)
+        if kind == "Adapter":
+            return self._drop_adapter(name)
+        if kind == "Pod":
+            return self._drop_pod(name)
+        return self._drop_usable(kind, self._slos if kind == "SLO" else self._policies, name)
 
     def replace(self, snapshot: ClusterSnapshot) -> frozenset[Key]:
         """Become that snapshot; returns the keys whose plan may have changed."""
@@ -203,7 +197,7 @@ class FleetIndex:
         return users | {Key(kind, item.name)}
 
     def _drop_usable(
-        self, kind: Literal["SLO", "AutoscalingPolicy"], shelf: dict[str, _Object], name: str
+        self, kind: Literal["SLO", "AutoscalingPolicy"], shelf: dict[str, SLO] | dict[str, AutoscalingPolicy], name: str
     ) -> frozenset[Key]:
         return self._users(kind, name) | {Key(kind, name)} if shelf.pop(name, None) else frozenset()
 

@@ -21,16 +21,29 @@ LONGEST_MESSAGE = 256
 
 
 @dataclass(frozen=True, slots=True)
+class PodNames:
+    """The pods of a Model that are there to stay, and those among them that answer requests."""
+
+    live: frozenset[str] = frozenset()
+    serving: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, pods: Iterable[PodFacts]) -> "PodNames":
+        """Sort the pods of a Model."""
+        live = [pod for pod in pods if pod.live]
+        return cls(frozenset(pod.name for pod in live), frozenset(pod.name for pod in live if pod.ready))
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterFacts:
     """What an Adapter's status is computed from.
 
     `placed` are the names of the pods that should keep it loaded (while pods start or go, more than `wished`), `wished`
-    the replicas that should hold it where there is room, `pods` the live ones of its Model, `model_replicas` how many
-    of them there should be.
+    the replicas that should hold it where there is room, `model_replicas` how many pods its Model should have.
     """
 
     adapter: Adapter
-    pods: Sequence[PodFacts]
+    pods: PodNames
     placed: frozenset[str] = frozenset()
     wished: int = 0
     model_replicas: int = 0
@@ -73,15 +86,14 @@ def adapter_status(
 
 def _resident(facts: AdapterFacts, states: Mapping[str, AdapterState]) -> int:
     """Serving pods that hold the declared content."""
-    serving = {pod.name for pod in facts.pods if pod.serving}
+    serving = facts.pods.serving
     return sum(name in serving and holds(state, facts.adapter.spec.digest) for name, state in states.items())
 
 
 def _placements(facts: AdapterFacts, states: Mapping[str, AdapterState]) -> list[Placement]:
     """The pods that should hold it, and those that could not load it for a request."""
-    names = {pod.name for pod in facts.pods}
     told = facts.placed | {name for name, state in states.items() if state.state == "Failed"}
-    return [_placement(facts, name, states.get(name)) for name in sorted(told & names)]
+    return [_placement(facts, name, states.get(name)) for name in sorted(told & facts.pods.live)]
 
 
 def _placement(facts: AdapterFacts, pod: str, state: AdapterState | None) -> Placement:
@@ -115,9 +127,9 @@ def _ready(
 
 
 def _ready_by_count(facts: AdapterFacts, resident: int) -> Verdict:
-    if not facts.pods:
+    if not facts.pods.live:
         return _without_pods(facts)
-    if facts.declared < min(facts.adapter.spec.replicas, len(facts.pods)):
+    if facts.declared < min(facts.adapter.spec.replicas, len(facts.pods.live)):
         placed = share(facts.declared, facts.adapter.spec.replicas, "replica")
         message = f"placed on {placed}; the others are full of adapters of the same"
         mend = "or a higher priority; raise lora.maxAdapters of the Model, its replicas, or this priority"
