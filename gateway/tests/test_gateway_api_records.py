@@ -117,7 +117,7 @@ async def test_probes_and_documentation(make_world, ask):  # noqa: F811
 
 async def test_not_ready_without_a_fleet(make_world, ask):  # noqa: F811
     world = await make_world(pods={"base": 1})
-    world.gateway.store._known = False
+    world.gateway.store.known = False
     world.gateway.store._snapshot = None
     assert (await get(world, ask, "/readyz"))[0] == 503
     assert (await get(world, ask, "/sheaf/v1/objects/pods"))[0] == 503

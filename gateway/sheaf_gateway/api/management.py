@@ -79,7 +79,7 @@ def _add_probes(app: FastAPI, core: Inference) -> None:
     @app.get("/readyz", tags=["probes"])
     async def readyz() -> Response:
         """The gateway knows a fleet."""
-        known = core.store.snapshot is not None
+        known = core.store.known
         body = {"status": "ready" if known else "waiting for the first fleet snapshot"}
         return JSONResponse(body, 200 if known else 503)
 
