@@ -35,6 +35,11 @@ lock: ## Re-pin every dependency in requirements/lock.txt
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 	  --override requirements/overrides.txt --extra dev --extra cpu \
 	  --output-file $(LOCK) pyproject.toml requirements/tools.in
+	for image in operator gateway engine-agent; do \
+	  $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 \
+	    --override requirements/overrides.txt --constraint $(LOCK) --extra $${image%-agent} \
+	    --output-file requirements/$$image.txt pyproject.toml; \
+	done
 
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
@@ -49,23 +54,43 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 
 .PHONY: generate
-generate: $(STAMP) ## Write everything that is generated: CRDs, docs/api.md
+generate: $(STAMP) ## Write everything that is generated: CRDs, docs/api.md, parts of the chart
 	$(BIN)/python -m sheaf_crds.generate
+	$(BIN)/python charts/generate.py
 
 .PHONY: verify
 verify: $(STAMP) ## Regenerate everything that is generated and fail on a difference
 	$(BIN)/python -m sheaf_crds.generate --check
+	$(BIN)/python charts/generate.py --check
 
 .PHONY: unit
 unit: $(STAMP) ## Unit tests; the pure rooms at 100 % branch coverage
 	$(BIN)/python -m pytest $(UNIT) --cov-config=pyproject.toml --cov-branch $(PURE:%=--cov=%) --cov-report=term
 
 .PHONY: e2e
-e2e: $(STAMP) ## The whole system: real vLLM, real processes
+e2e: $(STAMP) ## The whole system: real vLLM, real processes, a real Kubernetes
 	$(BIN)/python -m pytest e2e --timeout=900 -p no:randomly --durations=10
 
+# Kubernetes' binaries are built once a machine, for some minutes, beside the tests that do not need them.
 .PHONY: test
-test: lint verify unit e2e ## Everything
+test: $(STAMP) ## Everything
+	@nice $(BIN)/python e2e/cluster build & build=$$!; \
+	$(MAKE) --no-print-directory lint verify unit || { status=$$?; kill $$build 2>/dev/null; wait $$build; exit $$status; }; \
+	wait $$build && $(MAKE) --no-print-directory e2e
+
+.PHONY: test-crash
+test-crash: $(STAMP) ## Kill the operator before and after each of its writes to a real API server
+	$(BIN)/python -m pytest e2e/crash --timeout=3600 -p no:randomly -s
+
+.PHONY: cluster
+cluster: $(STAMP) ## Start a real Kubernetes on this machine, with Sheaf's images in its nodes, and leave it up
+	@$(BIN)/python e2e/cluster build
+	@$(BIN)/python e2e/cluster up
+	@$(BIN)/python e2e/cluster images
+
+.PHONY: cluster-down
+cluster-down: $(STAMP) ## End that Kubernetes; nothing of it stays
+	@$(BIN)/python e2e/cluster down
 
 .PHONY: demo
 demo: $(STAMP) ## Serve two real models and four adapters on this machine and ask them (KEEP=1 stays up)
