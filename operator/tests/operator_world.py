@@ -147,9 +147,10 @@ class World:
 
     def skip(self) -> bool:
         """Go to the next moment at which time alone changes the plan; False where there is none."""
-        waits = min(self.operator.due.values(), default=self.now) - self.now
-        self.tick(max(0.0, waits))
-        return waits > 0
+        if not self.operator.due:
+            return False
+        self.tick(max(0.0, min(self.operator.due.values()) - self.now))
+        return True
 
     def _starting(self) -> bool:
         return any(

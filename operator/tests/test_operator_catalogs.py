@@ -97,7 +97,8 @@ def test_a_pod_has_settled_when_each_pinned_adapter_is_loaded_as_declared_or_fai
     assert not catalogs.settled(pod(loaded, loading), pinned)
     assert not catalogs.settled(pod(stale, failed), pinned)
     assert not catalogs.settled(pod(loaded), pinned)
-    assert not catalogs.settled(pod(loaded, failed, generation=1), pinned)
+    assert catalogs.settled(pod(loaded, failed, generation=generation + 1), pinned)
+    assert not catalogs.settled(pod(loaded, failed, generation=0), pinned)
     assert not catalogs.settled(make_pod(model, "p", agent=None), pinned)
 
 

@@ -20,7 +20,7 @@ from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, slo_status
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
-from sheaf_operator.planning.status_model import ModelFacts, model_status
+from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
 from sheaf_operator.planning.template import Desired, desired_replicas, pod_template
 from sheaf_operator.planning.words import are, counted
 
@@ -86,7 +86,7 @@ def _plan_family(index: FleetIndex, name: str, now: float) -> Plan:
     if model is not None:
         family = _family(index, model, adapters, own, now)
         actions += _plan_model(family, now, [pod.name for pod in orphans])
-        wakes += wake_times(family.wanted, own, now)
+        wakes += [*wake_times(family.wanted, own, now), *stall_times(model)]
     actions += [action for adapter, finding in strays for action in _stray_report(adapter, finding, now)]
     return Plan(tuple(actions), min((time for time in wakes if time > now), default=None))
 
@@ -125,7 +125,7 @@ def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) 
 
 def _remove_orphans(orphans: Sequence[PodFacts], now: float) -> list[Action]:
     actions = clear(pod for pod in orphans if pod.phase == "Failed")
-    actions += see_off(orphans, ORPHAN_DRAIN_SECONDS, now)
+    actions += see_off(orphans, ORPHAN_DRAIN_SECONDS, now, replaced=True)
     return actions + [retire(pod, ORPHAN_DRAIN_SECONDS, f"Model {pod.model} is gone") for pod in orphans if pod.live]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from sheaf_operator.planning.actions import Action, DeletePod, DrainPod
-from sheaf_operator.planning.snapshot import PodFacts
+from sheaf_operator.planning.snapshot import Notice, PodFacts
 
 DRAIN_LINGER = 2.0
 
@@ -20,12 +20,25 @@ def clear(failed: Iterable[PodFacts]) -> list[Action]:
     return [DeletePod(pod.name, pod.uid, f"it failed: {pod.message or pod.reason}") for pod in failed]
 
 
-def see_off(pods: Iterable[PodFacts], drain_seconds: float, now: float) -> list[Action]:
-    """What is due for the pods that have to go already: those that drain, and those under notice."""
+def see_off(pods: Iterable[PodFacts], drain_seconds: float, now: float, *, replaced: bool) -> list[Action]:
+    """What is due for the pods that have to go already: those that drain, and those under notice.
+
+    Args:
+        pods: every pod of a Model.
+        drain_seconds: how long a pod may drain.
+        now: Unix seconds.
+        replaced: whether enough other pods serve. A pod that answers, and of which nobody says when it has to be gone,
+            stays until then.
+    """
     going = [pod for pod in pods if not pod.ended]
     gone = [pod for pod in going if pod.draining and drained(pod, drain_seconds, now)]
     actions: list[Action] = [DeletePod(pod.name, pod.uid, "it has drained") for pod in gone]
-    return actions + [_heed(pod, drain_seconds, now) for pod in going if pod.notice is not None and not pod.draining]
+    noticed = [(pod, pod.notice) for pod in going if pod.notice is not None and not pod.draining]
+    return actions + [
+        _heed(pod, notice, drain_seconds, now)
+        for pod, notice in noticed
+        if replaced or notice.deadline is not None or not pod.ready
+    ]
 
 
 def drained(pod: PodFacts, drain_seconds: float, now: float) -> bool:
@@ -42,8 +55,7 @@ def drain_times(pods: Iterable[PodFacts], drain_seconds: float) -> list[float]:
     return deadlines + [deadline - drain_seconds + DRAIN_LINGER for deadline in deadlines]
 
 
-def _heed(pod: PodFacts, drain_seconds: float, now: float) -> Action:
+def _heed(pod: PodFacts, notice: Notice, drain_seconds: float, now: float) -> Action:
     """Drain a pod under notice within what is left of its time."""
-    notice = pod.notice
-    left = drain_seconds if notice is None or notice.deadline is None else min(drain_seconds, notice.deadline - now)
-    return retire(pod, left, f"{notice.source}: {notice.reason}" if notice else "")
+    left = drain_seconds if notice.deadline is None else min(drain_seconds, notice.deadline - now)
+    return retire(pod, left, f"{notice.reason}: {notice.message or notice.source}")

@@ -72,7 +72,8 @@ def plan_pods(
     failed, drain = _failures(wanted, pods, now), wanted.spec.drain_timeout
     counted_pods = [pod for pod in pods if pod.live or pod in failed.holding]
     removals = _removals(wanted, counted_pods, settled)
-    actions = clear(failed.spent) + see_off(pods, drain, now)
+    capacity = sum(pod.name in settled or (pod.serving and pod.template_hash not in wanted.hashes) for pod in pods)
+    actions = clear(failed.spent) + see_off(pods, drain, now, replaced=capacity >= wanted.replicas)
     actions += [retire(pod, drain, reason) for pod, reason in removals]
     names = {*taken, *(pod.name for pod in pods)}
     return actions + _creations(wanted, counted_pods, len(removals), names)
@@ -85,10 +86,10 @@ def surge(replicas: int) -> int:
 
 def wake_times(wanted: Wanted, pods: Sequence[PodFacts], now: float) -> list[float]:
     """When time alone changes what to do with these pods or what is said of them (Unix seconds, later than now)."""
-    starting = [pod.created_at + wanted.spec.startup_timeout for pod in pods if pod.live and not pod.ready]
+    late = [pod.created_at + wanted.spec.startup_timeout for pod in pods if pod.live and not pod.ready]
     patience = patience_ends(pods, wanted.spot.hash) if wanted.spec.spot.policy == "Preferred" else []
     times = (*drain_times(pods, wanted.spec.drain_timeout), *_failures(wanted, pods, now).replaced_at)
-    return [time for time in (*times, *starting, *patience) if time > now]
+    return [time for time in (*times, *late, *patience) if time > now]
 
 
 def _failures(wanted: Wanted, pods: Sequence[PodFacts], now: float) -> Failures:
@@ -106,8 +107,7 @@ def _removals(wanted: Wanted, pods: Sequence[PodFacts], settled: Collection[str]
     old = _affordable(_expendable(replaced), staying + _serving(replaced) - wanted.replicas)
     spare = _serving(pods) - _serving(old) - wanted.replicas
     extra = _affordable([] if moves else surplus, spare)
-    too_many = f"{counted(wanted.replicas, 'replica')} {are(wanted.replicas)} wanted"
-    return [(pod, _why(pod, wanted)) for pod in old] + [(pod, too_many) for pod in extra]
+    return [(pod, _why(pod, wanted)) for pod in (*old, *extra)]
 
 
 def _moves(wanted: Wanted, current: Sequence[PodFacts], settled: Collection[str]) -> bool:
@@ -122,7 +122,7 @@ def _moves(wanted: Wanted, current: Sequence[PodFacts], settled: Collection[str]
 def _why(pod: PodFacts, wanted: Wanted) -> str:
     if pod.template_hash not in wanted.hashes:
         return "its template is outdated"
-    return "the split between on-demand and spot changed"
+    return _total(wanted)
 
 
 def _surplus(template: PodTemplate, count: int, current: Iterable[PodFacts]) -> list[PodFacts]:
@@ -166,5 +166,11 @@ def _need(wanted: Wanted, pods: Sequence[PodFacts]) -> str:
         return "a new template rolls out"
     if wanted.split.stand_ins:
         return "spot capacity cannot be had at present; on-demand stands in"
+    return f"{_total(wanted)}, {current} {are(current)} there"
+
+
+def _total(wanted: Wanted) -> str:
     total = f"{counted(wanted.replicas, 'replica')} {are(wanted.replicas)} wanted"
-    return f"{total}, {current} {are(current)} there"
+    if wanted.spec.spot.policy == "Never":
+        return total
+    return f"{total} ({wanted.split.on_demand} on-demand, {wanted.split.spot} on spot)"

@@ -64,6 +64,19 @@ def model_status(facts: ModelFacts, now: float) -> tuple[ModelStatus, tuple[Verd
     return status, verdicts
 
 
+def stall_times(model: Model) -> list[float]:
+    """When a Model that is not ready has had as long as a pod may take to start (Unix seconds)."""
+    since = _not_ready_since(model)
+    return [] if since is None else [since + model.spec.startup_timeout]
+
+
+def _not_ready_since(model: Model) -> float | None:
+    ready = model.status.condition("Ready")
+    if ready is None or ready.status == "True" or ready.last_transition_time is None:
+        return None
+    return ready.last_transition_time.timestamp()
+
+
 def _ready(facts: ModelFacts) -> Verdict:
     if facts.finding:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
@@ -79,7 +92,7 @@ def _ready(facts: ModelFacts) -> Verdict:
 
 
 def _available(facts: ModelFacts) -> Verdict:
-    if facts.serving:
+    if any(pod.ready and not pod.ended and not pod.draining for pod in facts.pods):
         return Verdict("Available", "True", "Serving", "at least one replica serves")
     reason = "Starting" if facts.desired.replicas else "ScaledToZero"
     return Verdict("Available", "False", reason, "no replica serves")
@@ -90,7 +103,7 @@ def _progressing(facts: ModelFacts, now: float) -> Verdict:
         return Verdict("Progressing", "False", facts.finding.reason, facts.finding.message)
     current, live = facts.current, facts.live
     late = _late(facts, now)
-    if late is not None and (len(current) < len(live) or not facts.enough):
+    if late is not None:
         return _stalled(facts, late)
     if len(current) < len(live):
         told = f"{share(len(current), len(live), 'replica')} {are(len(current))} of the new template"
@@ -111,10 +124,17 @@ def _scaling(facts: ModelFacts) -> Verdict:
 
 
 def _late(facts: ModelFacts, now: float) -> PodFacts | None:
-    """A pod of the wanted template that should have served long ago."""
-    timeout = facts.model.spec.startup_timeout
-    late = [pod for pod in facts.current if not pod.ready and now >= pod.created_at + timeout]
-    return min(late, key=_telling, default=None)
+    """A pod of the wanted template that should have served long ago, where it is missed.
+
+    One that served and crashed is as old; so without a rollout the Model must have been unready for as long too.
+    """
+    longest = now - facts.model.spec.startup_timeout
+    since = _not_ready_since(facts.model)
+    if len(facts.current) == len(facts.live) and (facts.enough or since is None or since > longest):
+        return None
+    return min(
+        (pod for pod in facts.current if not pod.ready and pod.created_at <= longest), key=_telling, default=None
+    )
 
 
 def _stalled(facts: ModelFacts, late: PodFacts) -> Verdict:
