@@ -93,9 +93,9 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
     return secret(path, pem)
 
 
-def service_account_key(folder: Path) -> Path:
+def service_account_key(path: Path) -> Path:
     """The key that signs service-account tokens; the API server also verifies with it."""
-    return write_key(folder / "service-accounts.key", ec.generate_private_key(ec.SECP256R1()))
+    return write_key(path, ec.generate_private_key(ec.SECP256R1()))
 
 
 def kubeconfig(path: Path, server: str, authority: Pair, client: Pair) -> Path:

@@ -23,12 +23,21 @@ from .shell import locked, run, say, until
 CONTROL_PLANE = control_plane.NAME
 
 
+def _external() -> Path | None:
+    named = os.environ.get("SHEAF_E2E_KUBECONFIG")
+    return Path(named).absolute() if named else None
+
+
 @dataclass
 class Cluster:
-    """One cluster by its state folder. ``owned``: it ends with the process that starts it."""
+    """One cluster by its state folder. ``owned``: it ends with the process that starts it.
+
+    ``external`` is the kubeconfig of a cluster that somebody else runs; then only ``kubectl`` is of use.
+    """
 
     state: Path = field(default_factory=default_state)
     owned: bool = False
+    external: Path | None = field(default_factory=_external)
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.state)
@@ -59,6 +68,8 @@ class Cluster:
     @property
     def kubectl(self) -> Kubectl:
         """kubectl as the cluster's administrator."""
+        if self.external is not None:
+            return Kubectl(self.external, _installed("kubectl"))
         return Kubectl(self.layout.kubeconfig, binary("kubectl"))
 
     @property
@@ -74,6 +85,9 @@ class Cluster:
             Unsupported: this machine cannot run it.
             ClusterError: something did not start; the message names its log.
         """
+        if self.external is not None:
+            self.kubectl("get", "--raw", "/readyz", timeout=20)
+            return self.external
         packages.ensure()
         binaries.ensure()
         if nodes:
@@ -95,7 +109,8 @@ class Cluster:
         self._start_control_plane(credentials)
         self._boot_nodes(nodes)
         control_plane.wait_ready(self.layout, self.network)
-        shutil.copy(credentials.kubeconfigs[control_plane.ADMIN], self.layout.kubeconfig)
+        control_plane.start_controllers(self.machine(CONTROL_PLANE), credentials)
+        shutil.copy(credentials.kubeconfig(control_plane.ADMIN), self.layout.kubeconfig)
         for spec in nodes:
             node.start_kubernetes(self.machine(spec.name), spec, self.network, credentials)
         for spec in nodes:
@@ -117,7 +132,7 @@ class Cluster:
         say(f"starting {', '.join(spec.name for spec in nodes)}")
         with ThreadPoolExecutor(len(nodes)) as pool:
             list(pool.map(lambda spec: self._boot_node(spec, fresh=True), nodes))
-        route(self.machine(CONTROL_PLANE), [(self.machine(spec.name), spec) for spec in nodes], self.network)
+        self._route()
         images.load(self.layout, [spec.name for spec in nodes], [images.BASE, node.PAUSE])
 
     def _boot_node(self, spec: NodeSpec, *, fresh: bool) -> None:
@@ -125,6 +140,29 @@ class Cluster:
         machine.boot()
         plug_node(self.machine(CONTROL_PLANE), machine, spec, self.network)
         node.start_containerd(machine, spec, self.network, fresh=fresh)
+
+    @property
+    def _credentials(self) -> Credentials:
+        return Credentials(self.layout.pki)
+
+    def start_api(self) -> None:
+        """Start the API server where it was stopped."""
+        control_plane.start_api_server(self.machine(CONTROL_PLANE), self.network, self._credentials)
+
+    def start_kubelet(self, spec: NodeSpec) -> None:
+        """Start a node's kubelet where it was stopped."""
+        node.start_kubelet(self.machine(spec.name), spec, self.network, self._credentials)
+
+    def restart_node(self, spec: NodeSpec) -> None:
+        """Boot a node that was lost, with what its disk holds; returns when it is Ready."""
+        self._boot_node(spec, fresh=False)
+        self._route()
+        node.start_kubernetes(self.machine(spec.name), spec, self.network, self._credentials)
+        self.finish_node(spec)
+
+    def _route(self) -> None:
+        alive = [(self.machine(spec.name), spec) for spec in self.nodes if self.machine(spec.name).running]
+        route(self.machine(CONTROL_PLANE), alive, self.network)
 
     def finish_node(self, spec: NodeSpec, timeout: float = 60) -> None:
         """Returns when the node is Ready and shows its extended resources (which need no device plugin)."""
@@ -176,6 +214,12 @@ class Cluster:
         except OSError:
             return "does not run"
         return ", ".join(f"{daemon} {'runs' if pid else 'is stopped'}" for daemon, pid in daemons.items())
+
+
+def _installed(name: str) -> Path:
+    """A program of the user's own, or the built one."""
+    found = shutil.which(name)
+    return Path(found) if found else binary(name)
 
 
 def _pairs(values: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:

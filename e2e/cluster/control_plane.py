@@ -1,4 +1,4 @@
-"""etcd, the API server, the scheduler and the controller manager, on one machine of their own.
+"""etcd, the API server, the scheduler, the controller manager and DNS, on one machine of their own.
 
 Only the API server listens on the machines' network; etcd's loopback is the machine's own. Node loss is noticed in
 seconds: a kubelet renews its lease every 3 s, after ``NODE_GRACE`` seconds of silence its node is not ready, and after
@@ -30,68 +30,99 @@ AUDIT_POLICY = {
     "omitStages": ["RequestReceived"],
     "rules": [{"level": "Metadata"}],
 }
+API_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")
 ADMIN, MANAGER, SCHEDULER = "admin", "kube-controller-manager", "kube-scheduler"
 CLIENTS = {
     ADMIN: ("sheaf-test-admin", ("system:masters",)),
     MANAGER: ("system:kube-controller-manager", ()),
     SCHEDULER: ("system:kube-scheduler", ()),
     "kube-proxy": ("system:kube-proxy", ()),
-    "coredns": ("system:serviceaccount:kube-system:coredns", ("system:masters",)),
+    "coredns": ("sheaf-test-dns", ("system:masters",)),
     "kwok": ("sheaf-test-kwok", ("system:masters",)),
 }
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What was signed for this life of the cluster."""
+    """Where everything lies that was signed for this life of the cluster."""
 
-    authority: Pair
-    server: Pair
-    to_kubelets: Pair
-    to_extensions: Pair
-    service_accounts: Path
-    nodes: dict[str, Pair]
-    kubeconfigs: dict[str, Path]
+    folder: Path
+
+    @property
+    def authority(self) -> Pair:
+        return self.pair("ca")
+
+    @property
+    def service_accounts(self) -> Path:
+        """The key that signs service-account tokens."""
+        return self.folder / "service-accounts.key"
+
+    def pair(self, name: str) -> Pair:
+        """The pair of one server or client."""
+        return Pair(self.folder / f"{name}.crt", self.folder / f"{name}.key")
+
+    def kubeconfig(self, client: str) -> Path:
+        """The kubeconfig of one client: a key of ``CLIENTS``, or ``kubelet-NODE``."""
+        return self.folder / f"{client}.kubeconfig"
 
 
 def sign_all(layout: Layout, network: Network, nodes: tuple[NodeSpec, ...]) -> Credentials:
     """New certificates for every part, and a kubeconfig for every client."""
+    credentials = Credentials(layout.pki)
     authority = Authority(layout.pki)
-    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
     addresses = [network.control_plane, network.api_service, "127.0.0.1"]
-    pairs = {name: authority.sign(name, user, groups) for name, (user, groups) in CLIENTS.items()}
-    kubelets = {
-        node.name: authority.sign(
-            f"kubelet-{node.name}",
-            f"system:node:{node.name}",
-            ["system:nodes"],
-            [node.name, network.node(node.index)],
-        )
-        for node in nodes
-    }
-    clients = {**pairs, **{f"kubelet-{name}": pair for name, pair in kubelets.items()}}
-    return Credentials(
-        authority=authority.pair,
-        server=authority.sign("kube-apiserver", "kube-apiserver", hosts=[*names, *addresses]),
-        to_kubelets=authority.sign("to-kubelets", "kube-apiserver", ["system:masters"]),
-        to_extensions=authority.sign("to-extensions", "front-proxy-client"),
-        service_accounts=service_account_key(layout.pki),
-        nodes=kubelets,
-        kubeconfigs={
-            name: kubeconfig(layout.pki / f"{name}.kubeconfig", network.api_url, authority.pair, pair)
-            for name, pair in clients.items()
-        },
-    )
+    authority.sign("kube-apiserver", "kube-apiserver", hosts=[*API_NAMES, *addresses])
+    authority.sign("to-kubelets", "kube-apiserver", ["system:masters"])
+    authority.sign("to-extensions", "front-proxy-client")
+    service_account_key(credentials.service_accounts)
+    for name, (user, groups) in CLIENTS.items():
+        authority.sign(name, user, groups)
+    for node in nodes:
+        hosts = [node.name, network.node(node.index)]
+        authority.sign(f"kubelet-{node.name}", f"system:node:{node.name}", ["system:nodes"], hosts)
+    for name in (*CLIENTS, *(f"kubelet-{node.name}" for node in nodes)):
+        kubeconfig(credentials.kubeconfig(name), network.api_url, credentials.authority, credentials.pair(name))
+    return credentials
 
 
 def start(machine: Machine, network: Network, credentials: Credentials) -> None:
-    """Start the four daemons; they wait for each other by trying again."""
-    policy = machine.folder / "audit-policy.json"
-    policy.write_text(json.dumps(AUDIT_POLICY))
+    """Start etcd and the API server, which waits for it by trying again."""
     machine.start("etcd", _etcd(machine.folder / "etcd"))
-    machine.start("kube-apiserver", _api_server(machine.layout, network, credentials, policy))
+    start_api_server(machine, network, credentials)
+
+
+def start_controllers(machine: Machine, credentials: Credentials) -> None:
+    """Start everything that needs a ready API server."""
     machine.start(MANAGER, _controller_manager(credentials))
     machine.start(SCHEDULER, _scheduler(credentials))
+    start_dns(machine, credentials)
+
+
+def start_dns(machine: Machine, credentials: Credentials) -> None:
+    """Start CoreDNS as a daemon beside the API server: pods ask the control plane's own address."""
+    corefile = machine.folder / "Corefile"
+    corefile.write_text(_corefile(credentials))
+    machine.start("coredns", [binary("coredns"), "-conf", corefile])
+
+
+def _corefile(credentials: Credentials) -> str:
+    return f"""\
+.:53 {{
+  errors
+  cache 5
+  kubernetes cluster.local in-addr.arpa {{
+    kubeconfig {credentials.kubeconfig("coredns")}
+    pods insecure
+  }}
+}}
+"""
+
+
+def start_api_server(machine: Machine, network: Network, credentials: Credentials) -> None:
+    """Start the API server, or start it again."""
+    policy = machine.folder / "audit-policy.json"
+    policy.write_text(json.dumps(AUDIT_POLICY))
+    machine.start("kube-apiserver", _api_server(machine.layout, network, credentials, policy))
 
 
 def wait_ready(layout: Layout, network: Network, timeout: float = 60) -> None:
@@ -155,19 +186,19 @@ def _api_server_certificates(credentials: Credentials) -> list[str]:
     authority = credentials.authority.certificate
     return [
         f"--client-ca-file={authority}",
-        f"--tls-cert-file={credentials.server.certificate}",
-        f"--tls-private-key-file={credentials.server.key}",
+        f"--tls-cert-file={credentials.pair('kube-apiserver').certificate}",
+        f"--tls-private-key-file={credentials.pair('kube-apiserver').key}",
         f"--kubelet-certificate-authority={authority}",
-        f"--kubelet-client-certificate={credentials.to_kubelets.certificate}",
-        f"--kubelet-client-key={credentials.to_kubelets.key}",
+        f"--kubelet-client-certificate={credentials.pair('to-kubelets').certificate}",
+        f"--kubelet-client-key={credentials.pair('to-kubelets').key}",
         "--kubelet-preferred-address-types=InternalIP",
         f"--requestheader-client-ca-file={authority}",
         "--requestheader-allowed-names=front-proxy-client",
         "--requestheader-username-headers=X-Remote-User",
         "--requestheader-group-headers=X-Remote-Group",
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-        f"--proxy-client-cert-file={credentials.to_extensions.certificate}",
-        f"--proxy-client-key-file={credentials.to_extensions.key}",
+        f"--proxy-client-cert-file={credentials.pair('to-extensions').certificate}",
+        f"--proxy-client-key-file={credentials.pair('to-extensions').key}",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={credentials.service_accounts}",
         f"--service-account-signing-key-file={credentials.service_accounts}",
@@ -175,7 +206,7 @@ def _api_server_certificates(credentials: Credentials) -> list[str]:
 
 
 def _controller_manager(credentials: Credentials) -> list[str]:
-    config = credentials.kubeconfigs[MANAGER]
+    config = credentials.kubeconfig(MANAGER)
     return [
         str(binary(MANAGER)),
         f"--kubeconfig={config}",
@@ -195,7 +226,7 @@ def _controller_manager(credentials: Credentials) -> list[str]:
 
 
 def _scheduler(credentials: Credentials) -> list[str]:
-    config = credentials.kubeconfigs[SCHEDULER]
+    config = credentials.kubeconfig(SCHEDULER)
     return [
         str(binary(SCHEDULER)),
         f"--kubeconfig={config}",

@@ -31,7 +31,7 @@ KEPT_BUILDS = 3
 
 def _tool(program: str, *words: str | Path, timeout: float = 3600, stdin: str | None = None, check: bool = True) -> str:
     """buildah or podman on the cluster's own image store, in a mount namespace of its own, so that no mount is left."""
-    store = ["--root", cache_dir() / "storage", "--runroot", cache_dir() / "storage-run"]
+    store: list[str | Path] = ["--root", cache_dir() / "storage", "--runroot", cache_dir() / "storage-run"]
     apart = ["unshare", "--mount", "--propagation", "private", "--", "nice", "-n", "10"]
     return run([*apart, program, *store, *words], timeout=timeout, stdin=stdin, check=check)
 

@@ -1,6 +1,7 @@
 """PID 1 of one machine of the cluster: starts its daemons, starts them again when they end, and reaps orphans.
 
-Run as ``python -I init.py SOCKET HOSTNAME PRIVATE_DIR...`` in new mount, process and network namespaces. When it dies the
+Run as ``python -I init.py SOCKET HOSTNAME LEASH PRIVATE_DIR...`` in new mount, process and network namespaces. LEASH is
+the number of an inherited pipe; when its other end closes, because its holder died, the machine ends (-1: none). When it dies the
 kernel ends every process of the namespaces at once and takes mounts, links and routes with them: that is how a node is
 lost in a test, and why a crash leaves nothing behind. Standard library only, and no other module of the cluster, so
 that it starts in milliseconds.
@@ -108,7 +109,7 @@ def _children() -> set[int]:
     return {int(pid) for pid in text.split()}
 
 
-def serve(path: str) -> None:
+def serve(path: str, leash: int) -> None:
     init = Init()
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(path)
@@ -117,9 +118,17 @@ def serve(path: str) -> None:
         wake = _wake_on_children()
         selector.register(listener, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
+        if leash >= 0:
+            os.set_inheritable(leash, False)
+            selector.register(leash, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select(timeout=1.0):
-                _converse(init, listener) if key.fileobj is listener else wake.recv(4096)
+            ready = {key.fileobj for key, _ in selector.select(timeout=1.0)}
+            if leash in ready:
+                return
+            if listener in ready:
+                _converse(init, listener)
+            if wake in ready:
+                wake.recv(4096)
             init.tend()
 
 
@@ -155,5 +164,5 @@ def prepare(hostname: str, private: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    prepare(sys.argv[2], sys.argv[3:])
-    serve(sys.argv[1])
+    prepare(sys.argv[2], sys.argv[4:])
+    serve(sys.argv[1], int(sys.argv[3]))

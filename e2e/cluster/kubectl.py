@@ -71,6 +71,10 @@ class Kubectl:
         part = [f"--subresource={subresource}"] if subresource else []
         self("patch", kind, name, "--type=merge", *part, "-p", json.dumps(change))
 
+    def strategic(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
+        """A strategic merge patch: lists merge by their keys."""
+        self("patch", kind, name, "--type=strategic", "-p", json.dumps(change))
+
     def wait(
         self, kind: str, name: str, what: str, until: Callable[[Object | None], Any], timeout: float = 60
     ) -> Object | None:

@@ -181,7 +181,8 @@ def free_slot(layout: Layout) -> int:
     """
     begin = int(layout.tag, 16) % len(SLOTS)
     taken = _routed_networks()
-    for slot in (*SLOTS[begin:], *SLOTS[:begin]):
+    order: list[int] = [*SLOTS][begin:] + [*SLOTS][:begin]
+    for slot in order:
         if not any(ipaddress.ip_network(f"10.{slot}.0.0/16").overlaps(network) for network in taken):
             return slot
     raise ClusterError("no free 10.100.0.0/16 .. 10.199.0.0/16 network: `ip route` shows what holds them")

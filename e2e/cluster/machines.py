@@ -57,17 +57,22 @@ class Machine:
         until(f"the start of {self.name} (see {self._init_log})", lambda: self._answering(process), timeout=30)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        leash = ["setpriv", "--pdeathsig", "KILL", "--"] if self.owned else []
-        init = [sys.executable, "-I", str(INIT), str(self.layout.init_socket(self.name)), self.name, *PRIVATE]
-        with self._init_log.open("ab") as log:
-            return subprocess.Popen(
-                [*leash, "unshare", *NAMESPACES, "--", *init],
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        leash = _leash() if self.owned else -1
+        init = [sys.executable, "-I", INIT, self.layout.init_socket(self.name), self.name, leash, *PRIVATE]
+        try:
+            with self._init_log.open("ab") as log:
+                return subprocess.Popen(
+                    ["unshare", *NAMESPACES, "--", *map(str, init)],
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[leash] if self.owned else [],
+                    start_new_session=True,
+                )
+        finally:
+            if self.owned:
+                os.close(leash)
 
     @property
     def _init_log(self) -> Path:
@@ -167,6 +172,12 @@ class Machine:
         except (FileNotFoundError, ValueError):
             return None
         return int(pid) if started(int(pid)) == int(start) else None
+
+
+def _leash() -> int:
+    """A pipe whose writing end nobody but this process holds, until it ends; returns the reading end."""
+    reading, _ = os.pipe()
+    return reading
 
 
 def started(pid: int) -> int | None:

@@ -55,14 +55,18 @@ def forget_containers(layout: Layout, node: str) -> None:
 
 def start_kubernetes(machine: Machine, spec: NodeSpec, network: Network, credentials: Credentials) -> None:
     """Start the kubelet and kube-proxy; the node registers itself."""
-    folder = machine.folder
-    kubelet_config, proxy_config = folder / "kubelet.json", folder / "kube-proxy.json"
-    resolv = folder / "resolv.conf"
-    resolv.write_text(f"nameserver {network.control_plane}\n")
-    kubelet_config.write_text(json.dumps(_kubelet_config(machine.layout, spec, network, credentials, resolv), indent=1))
+    proxy_config = machine.folder / "kube-proxy.json"
     proxy_config.write_text(json.dumps(_proxy_config(spec, network, credentials), indent=1))
-    machine.start("kubelet", _kubelet(folder, spec, network, credentials, kubelet_config))
+    start_kubelet(machine, spec, network, credentials)
     machine.start("kube-proxy", [binary("kube-proxy"), f"--config={proxy_config}", "--v=1"])
+
+
+def start_kubelet(machine: Machine, spec: NodeSpec, network: Network, credentials: Credentials) -> None:
+    """Start the kubelet, or start it again."""
+    config, resolv = machine.folder / "kubelet.json", machine.folder / "resolv.conf"
+    resolv.write_text(f"nameserver {network.control_plane}\n")
+    config.write_text(json.dumps(_kubelet_config(machine.layout, spec, network, credentials, resolv), indent=1))
+    machine.start("kubelet", _kubelet(machine.folder, spec, network, credentials, config))
 
 
 def wipe(folder: Path) -> None:
@@ -100,7 +104,7 @@ def _kubelet(folder: Path, spec: NodeSpec, network: Network, credentials: Creden
     return [
         str(binary("kubelet")),
         f"--config={config}",
-        f"--kubeconfig={credentials.kubeconfigs[f'kubelet-{spec.name}']}",
+        f"--kubeconfig={credentials.kubeconfig(f'kubelet-{spec.name}')}",
         f"--hostname-override={spec.name}",
         f"--node-ip={network.node(spec.index)}",
         f"--root-dir={folder / 'kubelet'}",
@@ -115,7 +119,7 @@ def _kubelet_config(
     layout: Layout, spec: NodeSpec, network: Network, credentials: Credentials, resolv: Path
 ) -> dict[str, object]:
     folder = layout.machine(spec.name)
-    pair = credentials.nodes[spec.name]
+    pair = credentials.pair(f"kubelet-{spec.name}")
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -173,7 +177,7 @@ def _proxy_config(spec: NodeSpec, network: Network, credentials: Credentials) ->
         "mode": "iptables",
         "hostnameOverride": spec.name,
         "clusterCIDR": network.pods,
-        "clientConnection": {"kubeconfig": str(credentials.kubeconfigs["kube-proxy"])},
+        "clientConnection": {"kubeconfig": str(credentials.kubeconfig("kube-proxy"))},
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "oomScoreAdj": 0,
         "metricsBindAddress": "127.0.0.1:10249",
@@ -188,6 +192,12 @@ def make_cgroup(layout: Layout, node: str) -> None:
             _delegate(group.parent)
             group.mkdir(exist_ok=True)
             _inherit_cpuset(group)
+
+
+def cgroup_of(layout: Layout, node: str, container: str) -> Path:
+    """Where a container's memory is accounted."""
+    memory = next((root for root in _hierarchies() if root.name == "memory"), CGROUPS)
+    return memory / layout.cgroup / node / container
 
 
 def remove_cgroups(layout: Layout) -> None:

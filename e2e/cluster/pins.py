@@ -25,7 +25,7 @@ KUBERNETES_BINARIES = (
     "kubelet",
     "kube-proxy",
 )
-DNS_PLUGINS = ("cache", "errors", "health", "kubernetes", "ready")
+DNS_PLUGINS = ("cache", "errors", "kubernetes")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,13 @@ MODULES = (
         _kubernetes_flags(),
     ),
     Module("helm", "helm.sh/helm/v3", "v3.22.0", (("helm", "helm.sh/helm/v3/cmd/helm"),)),
+    Module(
+        "coredns",
+        "github.com/coredns/coredns",
+        "v1.15.0",
+        (("coredns", "."),),
+        source=_dns_source(),
+    ),
     Module("kwok", "sigs.k8s.io/kwok", "v0.8.0", (("kwok", "sigs.k8s.io/kwok/cmd/kwok"),)),
 )
 

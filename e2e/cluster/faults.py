@@ -1,0 +1,200 @@
+"""Faults, caused the way they happen: by signals, cut cables, power cuts, limits, taints; each can be taken back.
+
+``Faults(cluster).heal()`` takes back everything at once; the test fixtures call it after every test that asks for faults.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import control_plane, spot
+from .cluster import CONTROL_PLANE, Cluster
+from .errors import ClusterError
+from .kubectl import Kubectl, Object, condition
+from .network import set_port
+from .node import cgroup_of, ctr
+from .shell import until
+
+UNPULLABLE = "localhost:1/no-such-image:never"
+NO_CAPACITY = "sheaf-test-no-capacity"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The faults of one cluster that this machine runs."""
+
+    cluster: Cluster
+
+    @property
+    def _kubectl(self) -> Kubectl:
+        return self.cluster.kubectl
+
+    def signal(self, namespace: str, pod: str, container: str, number: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal to a container's main process, or to all of its processes (``group``)."""
+        node, identity = self._running(namespace, pod, container)
+        every = ["--all"] if group else []
+        ctr(self.cluster.layout, node, "tasks", "kill", "--signal", number.name, *every, identity)
+
+    def crash(self, namespace: str, pod: str, container: str) -> None:
+        """Kill -9 of the main process; the kubelet starts the container again."""
+        self.signal(namespace, pod, container, signal.SIGKILL)
+
+    def hang(self, namespace: str, pod: str, container: str) -> None:
+        """Stop all processes of a container without ending them: probes time out, connections stay open."""
+        self.signal(namespace, pod, container, signal.SIGSTOP, group=True)
+
+    def resume(self, namespace: str, pod: str, container: str) -> None:
+        """Let a hung container go on."""
+        self.signal(namespace, pod, container, signal.SIGCONT, group=True)
+
+    def exhaust_memory(self, namespace: str, pod: str, container: str) -> None:
+        """Take the container's memory away, so that the kernel's OOM killer ends it: ``OOMKilled``."""
+        node, identity = self._running(namespace, pod, container)
+        group = cgroup_of(self.cluster.layout, node, identity)
+        deadline = time.monotonic() + 20
+        while self._container(namespace, pod, container).get("containerID", "").endswith(identity):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{namespace}/{pod}/{container} survives without memory")
+            _squeeze(group)
+            self._kubectl.within(namespace)(
+                "exec", pod, "-c", container, "--", "sh", "-c", "a=$(seq 1 300000)", check=False
+            )
+
+    def unpullable(self, namespace: str, pod: str, container: str) -> None:
+        """Give a pod's container an image that no node can pull: ``ErrImagePull``, then ``ImagePullBackOff``.
+
+        Where its pull policy is ``Never``, the kubelet says ``ErrImageNeverPull`` instead.
+        """
+        change = {"spec": {"containers": [{"name": container, "image": UNPULLABLE}]}}
+        self._kubectl.within(namespace).strategic("pod", pod, change)
+
+    def drain(self, node: str, timeout: float = 120) -> None:
+        """Kubectl drain, as an administrator would."""
+        options = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={timeout:g}s"]
+        self._kubectl("drain", node, *options, timeout=timeout + 10)
+
+    def uncordon(self, node: str) -> None:
+        """Take a cordon back."""
+        self._kubectl("uncordon", node)
+
+    def notify(self, node: str, notice: str, seconds: float = 120) -> None:
+        """A cloud's notice that the node will go: a key of ``spot.NOTICES``."""
+        if notice == "gke-spot":  # a kubelet that shuts down no longer reports; the others keep the node's status fresh
+            self.stop_kubelet(node)
+        spot.give(self._kubectl, node, notice, seconds)
+
+    def stop_kubelet(self, node: str) -> None:
+        """Stop a node's kubelet; its containers run on."""
+        self.cluster.machine(node).stop("kubelet")
+
+    def lose(self, node: str) -> None:
+        """Cut a node's power: kubelet, containerd and every container end in the same instant."""
+        self.cluster.machine(node).kill()
+
+    def restart(self, node: str) -> None:
+        """Switch a lost node on again; returns when it is Ready."""
+        self.cluster.restart_node(self.cluster.spec(node))
+
+    def partition(self, node: str) -> None:
+        """Pull a node's cable: it runs on, and nobody reaches it."""
+        set_port(self.cluster.machine(CONTROL_PLANE), node, up=False)
+
+    def rejoin(self, node: str) -> None:
+        """Plug the cable in again."""
+        set_port(self.cluster.machine(CONTROL_PLANE), node, up=True)
+
+    def stop_api(self) -> None:
+        """Stop the API server: connections are refused until ``start_api``."""
+        self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", timeout=40)
+
+    def kill_api(self) -> None:
+        """Kill -9 of the API server; it stays away until ``start_api``."""
+        self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", signal.SIGKILL)
+
+    def start_api(self) -> None:
+        """Start the API server again; returns when it is ready."""
+        self.cluster.start_api()
+        control_plane.wait_ready(self.cluster.layout, self.cluster.network)
+
+    def no_capacity(self, namespace: str, nodes: Sequence[str] = ()) -> None:
+        """No node takes a new pod (a taint), and the namespace's quota holds no more than it has."""
+        for name in nodes or [spec.name for spec in self.cluster.nodes]:
+            self._kubectl("taint", "node", name, "--overwrite", f"{NO_CAPACITY}=true:NoSchedule")
+        pods = [pod for pod in self._kubectl.within(namespace).list("pods") if pod["status"]["phase"] in _ALIVE]
+        self._kubectl.within(namespace).apply(_quota(len(pods)))
+
+    def capacity(self, namespace: str) -> None:
+        """Take ``no_capacity`` back."""
+        for node in self._kubectl.list("nodes"):
+            if any(taint["key"] == NO_CAPACITY for taint in node["spec"].get("taints", ())):
+                self._kubectl("taint", "node", node["metadata"]["name"], f"{NO_CAPACITY}-")
+        self._kubectl.within(namespace).delete("resourcequota", NO_CAPACITY)
+
+    def heal(self) -> None:
+        """Take back everything that was done to nodes and to the API server; returns when all is Ready."""
+        self.start_api()
+        for spec in self.cluster.nodes:
+            self._heal_node(spec.name)
+        for spec in self.cluster.nodes:
+            self.cluster.finish_node(spec)
+
+    def _heal_node(self, node: str) -> None:
+        if not self.cluster.machine(node).running:
+            self.restart(node)
+        self.rejoin(node)
+        self.cluster.start_kubelet(self.cluster.spec(node))
+        spot.clear(self._kubectl, node)
+        self._kubectl("taint", "node", node, f"{NO_CAPACITY}-", check=False)
+
+    def _running(self, namespace: str, pod: str, container: str) -> tuple[str, str]:
+        """The node and containerd's name of a running container; waits for it to run."""
+
+        def look() -> tuple[str, str] | None:
+            found = self._kubectl.within(namespace).get("pod", pod)
+            status = _status(found, container)
+            identity = status.get("containerID", "").removeprefix("containerd://")
+            return (found["spec"]["nodeName"], identity) if found and "running" in status.get("state", {}) else None
+
+        return until(f"{namespace}/{pod}: container {container} running", look, timeout=30)
+
+    def _container(self, namespace: str, pod: str, container: str) -> Object:
+        return _status(self._kubectl.within(namespace).get("pod", pod), container)
+
+
+_ALIVE = ("Pending", "Running")
+
+
+def _status(pod: Object | None, container: str) -> Object:
+    status = pod["status"] if pod else {}
+    every = [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]
+    return next((entry for entry in every if entry["name"] == container), {})
+
+
+def _squeeze(group: Path) -> None:
+    """Lower the limit to what is in use (cgroup v1 refuses less), or to nothing (v2 kills at once)."""
+    try:
+        if (group / "memory.max").exists():
+            (group / "memory.max").write_text("4096")
+        else:
+            used = (group / "memory.usage_in_bytes").read_text().strip()
+            (group / "memory.limit_in_bytes").write_text(used)
+    except OSError:  # ended already, or what is in use changed meanwhile
+        return
+
+
+def _quota(pods: int) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": NO_CAPACITY},
+        "spec": {"hard": {"pods": str(pods)}},
+    }
+
+
+def ready(node: Object | None) -> bool:
+    """Whether a node is Ready."""
+    return node is not None and condition(node, "Ready") == "True"
