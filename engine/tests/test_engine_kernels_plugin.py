@@ -1,6 +1,9 @@
 """The plug-in: what it decides, what it says, and that it leaves an engine alone when anything is wrong."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from sheaf_engine import plugin
 from sheaf_engine.plugin.decision import CPU_WRAPPER, CUDA_WRAPPER, Decision, Facts, decide, supported
-from sheaf_engine.plugin.info import METRIC
+from sheaf_engine.plugin.info import METRIC, OUTCOME, fall_back
 
 GOOD = {"switch": "auto", "version": "0.32.0", "platform": "cpu", "compiler": True, "triton": True}
 
@@ -78,6 +81,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A process in which the plug-in was not loaded yet; the list takes what it selects."""
     selected: list[str] = []
     monkeypatch.setattr(plugin, "_said", [])
+    monkeypatch.setenv(OUTCOME, "")
+    monkeypatch.delenv(OUTCOME)
     monkeypatch.setattr(plugin, "_select", selected.append)
     return selected
 
@@ -116,3 +121,30 @@ def test_a_plug_in_that_fails_lets_the_engine_start(
         plugin.register()
     assert caplog.messages == ["Sheaf kernels: stock (the plug-in failed: ImportError('no such platform'))"]
     assert fresh == []
+
+
+IN_A_CHILD = "from sheaf_engine.plugin.info import fall_back; fall_back('they do not compile')"
+
+
+def test_a_computing_process_that_falls_back_is_believed(fresh: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "_facts", facts)
+    plugin.register()
+    assert shown() == {"sheaf": "CPU"}
+    subprocess.run([sys.executable, "-c", IN_A_CHILD], check=True, timeout=15)
+    assert shown() == {"stock": "they do not compile"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kernels": "stock"}'])
+def test_an_outcome_that_makes_no_sense_changes_nothing(
+    content: str, fresh: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "outcome").write_text(content)
+    monkeypatch.setattr(plugin, "_facts", facts)
+    monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
+    plugin.register()
+    assert shown() == {"sheaf": "CPU"}
+
+
+def test_an_engine_without_a_parent_falls_back_by_itself(fresh: list[str]) -> None:
+    fall_back("alone")
+    assert shown() == {"stock": "alone"}

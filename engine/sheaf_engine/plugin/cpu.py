@@ -20,6 +20,7 @@ from sheaf_engine.kernels import grouped
 from sheaf_engine.kernels.cpu import Call, CpuKernels, Step
 from sheaf_engine.kernels.layer import STORAGE, Layer
 from sheaf_engine.plugin import ops
+from sheaf_engine.plugin.info import fall_back
 
 logger = logging.getLogger("vllm.sheaf")
 
@@ -28,8 +29,9 @@ def sheaf_or_stock_wrapper(*arguments: Any, **named: Any) -> PunicaWrapperCPU:
     """What vLLM's platform names as its wrapper: Sheaf's, or stock if the kernels cannot be compiled here."""
     try:
         warm_up(named["lora_config"].lora_dtype)
-    except Exception:
+    except Exception as error:
         logger.exception("Sheaf kernels: stock (they do not compile on this machine)")
+        fall_back(f"they do not compile on this machine: {type(error).__name__}")
         return PunicaWrapperCPU(*arguments, **named)
     return SheafPunicaWrapperCPU(*arguments, **named)
 

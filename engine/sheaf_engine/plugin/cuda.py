@@ -13,6 +13,7 @@ from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
 
 from sheaf_engine.kernels.triton.sgmv import TritonKernels
 from sheaf_engine.plugin import ops
+from sheaf_engine.plugin.info import fall_back
 
 logger = logging.getLogger("vllm.sheaf")
 
@@ -21,8 +22,9 @@ def sheaf_or_stock_wrapper(*arguments: Any, **named: Any) -> PunicaWrapperGPU:
     """What vLLM's platform names as its wrapper: Sheaf's, or stock if the kernels cannot be set up here."""
     try:
         return SheafPunicaWrapperGPU(*arguments, **named)
-    except Exception:
+    except Exception as error:
         logger.exception("Sheaf kernels: stock (they cannot be set up on this device)")
+        fall_back(f"they cannot be set up on this device: {type(error).__name__}")
         return PunicaWrapperGPU(*arguments, **named)
 
 
