@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_gateway.routing.choose import PodFacts, choose, explain
-from sheaf_gateway.routing.cost import Coefficients, CostModel, Work, cost
+from sheaf_gateway.routing.cost import Coefficients, CostModel, Work, compute, cost, pairs
 
 amounts = st.floats(0, 1e6)
 works = st.builds(
@@ -15,10 +15,15 @@ works = st.builds(
     foreign_waiting=st.integers(0, 500),
     kv_usage=st.floats(0, 1),
     residency=st.sampled_from(["Resident", "Loading", "Absent"]),
+    pairs=amounts,
+    pending_pairs=amounts,
+    queued=st.integers(0, 500),
+    slots_short=st.integers(0, 8),
+    room_short=amounts,
 )
 standings = st.sampled_from(["Healthy", "Open", "Draining", "NotReady", "Tried"])
 QUICK = settings(max_examples=40, deadline=None)
-PRICE = Coefficients()
+PRICE = Coefficients(attention_ms_per_pair=1e-3)
 
 
 @st.composite
@@ -36,14 +41,8 @@ def facts(*standing: str) -> list[PodFacts]:
 @given(works, works)
 def test_cost_never_falls_when_the_work_grows(one, two):
     order = ["Resident", "Loading", "Absent"]
-    larger = Work(
-        max(one.uncached_tokens, two.uncached_tokens),
-        max(one.pending_tokens, two.pending_tokens),
-        max(one.running, two.running),
-        max(one.foreign_waiting, two.foreign_waiting),
-        max(one.kv_usage, two.kv_usage),
-        max(one.residency, two.residency, key=order.index),
-    )
+    fields = [(getattr(one, name), getattr(two, name)) for name in Work.__struct_fields__]
+    larger = Work(*[max(pair, key=order.index) if isinstance(pair[0], str) else max(pair) for pair in fields])
     small, large = cost(one, PRICE), cost(larger, PRICE)
     assert all(
         getattr(small, term) <= getattr(large, term) for term in ("queue", "prefill", "adapter", "harm", "total")
@@ -104,15 +103,16 @@ def test_a_decision_with_no_pod_says_so():
 
 
 @QUICK
-@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), max_size=40))
+@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 1e15)), max_size=40))
 def test_no_observation_drives_a_coefficient_out_of_its_bounds(observed):
     model = CostModel()
-    for tokens, ms in observed:
-        model.observe_ttft(tokens, ms)
+    for tokens, ms, attended in observed:
+        model.observe_ttft(tokens, ms, attended)
         model.observe_load(ms)
     learned = model.coefficients
     assert 0.1 <= learned.base_ms <= 10_000
     assert 0.001 <= learned.prefill_ms_per_token <= 100
+    assert 0.0 <= learned.attention_ms_per_pair <= 0.01
     assert 1 <= learned.adapter_load_ms <= 120_000
 
 
@@ -122,6 +122,18 @@ def test_the_model_learns_a_pool_from_its_times_to_first_token():
         tokens = (turn * 37) % 2_000
         model.observe_ttft(tokens, 40.0 + 0.5 * tokens)
     assert abs(model.coefficients.base_ms + 1_000 * model.coefficients.prefill_ms_per_token - 540) < 60
+
+
+def test_the_model_learns_that_long_prompts_cost_more_than_their_length():
+    model = CostModel()
+    for turn in range(20_000):
+        tokens = 500 + (turn * 3_701) % 60_000
+        model.observe_ttft(tokens, 20.0 + 0.04 * tokens + 2e-6 * tokens**2 / 2, tokens**2 / 2)
+    price = model.coefficients
+    for tokens in (5_000, 30_000, 60_000):
+        expected = 20.0 + 0.04 * tokens + 2e-6 * tokens**2 / 2
+        found = price.base_ms + compute(tokens, pairs(tokens, 0.0), price)
+        assert abs(found - expected) < 0.15 * expected
 
 
 def test_one_stalled_answer_moves_the_model_little():

@@ -115,9 +115,36 @@ def test_many_restarts_leave_nothing_behind():
         index.keep([("p0", epoch), ("stays", 0)])
     index.keep([("stays", 0)])
     assert index.match(as_chain([5]), [("stays", 0)]) == {("stays", 0): 1}
-    assert len(index._bits) == 1
-    assert index._next < 300
-    assert len(index) < 300
+    assert len(index) == 1
+
+
+@QUICK
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_a_pod_is_credited_with_no_more_than_its_cache_holds(number, room):
+    history, asked = some_history(number)
+    index, unbounded = PrefixIndex(), PrefixIndex()
+    for pod, words in history:
+        index.record(as_chain(words), pod, room)
+        unbounded.record(as_chain(words), pod)
+    matched, most = (found.match(as_chain(asked), PODS) for found in (index, unbounded))
+    assert all(depth <= min(room, most[pod]) for pod, depth in matched.items())
+    assert len(index) <= room * len(PODS)
+
+
+def test_what_was_used_again_outlives_what_was_not():
+    index = PrefixIndex()
+    for words in ([1, 2], [3, 4], [1, 2], [5, 6]):
+        index.record(as_chain(words), PODS[0], room=4)
+    assert index.match(as_chain([1, 2]), PODS) == {PODS[0]: 2}
+    assert index.match(as_chain([3, 4]), PODS) == {}
+
+
+def test_the_pod_that_takes_most_makes_room_for_all():
+    index = PrefixIndex(6)
+    index.record(as_chain([1, 2, 3, 4, 5]), PODS[0])
+    index.record(as_chain([6, 7, 8]), PODS[1])
+    assert index.match(as_chain([1, 2, 3, 4, 5]), PODS) == {PODS[0]: 3}
+    assert index.match(as_chain([6, 7, 8]), PODS) == {PODS[1]: 3}
 
 
 def test_an_empty_prompt_or_an_unknown_pod_matches_nothing():

@@ -3,7 +3,7 @@
 import msgspec
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.prefix import chain, seed
-from sheaf_gateway.routing.router import Ask, Router
+from sheaf_gateway.routing.router import Ask, Capacity, Router
 
 
 def pod(name: str, **more) -> Pod:
@@ -119,3 +119,66 @@ def test_a_decision_without_a_pod_in_it_still_accounts_for_the_attempt():
     nothing = router.decide(ask(b"x" * 400), [], 0.0)
     ticket = router.sent(ask(b"x" * 400), nothing, pod("p0"), 0.0)
     assert ticket.tokens == 100.0
+
+
+def test_a_request_goes_where_its_adapter_already_has_a_slot_when_slots_are_few():
+    router = Router()
+    router.capacities["m"] = Capacity(slots=1)
+    first, _ = send(router, ask(adapter="a"))
+    other, _ = send(router, ask(adapter="b"))
+    assert first.pod != other.pod
+    assert send(router, ask(adapter="a", request_id="again"))[0].pod == first.pod
+    assert send(router, ask(adapter="b", request_id="again"))[0].pod == other.pod
+
+
+def test_a_slot_is_free_again_when_the_last_request_of_its_adapter_is_over():
+    router = Router()
+    router.capacities["m"] = Capacity(slots=1)
+    tickets = [send(router, ask(adapter="a"), PODS[:1])[1] for _ in range(2)]
+    assert router.ledger("p0").slots_short("b", 1) == 1
+    router.finished(tickets[0])
+    assert router.ledger("p0").slots_short("b", 1) == 1
+    router.finished(tickets[1])
+    assert router.ledger("p0").slots_short("b", 1) == 0
+
+
+def test_a_wait_for_a_slot_teaches_nothing_about_prefill():
+    router = Router()
+    router.capacities["m"] = Capacity(slots=1)
+    send(router, ask(adapter="a"), PODS[:1])
+    prior = router.model("m").coefficients
+    _, ticket = send(router, ask(adapter="b"), PODS[:1])
+    router.answered(ticket, 9.0, streamed=True)
+    assert router.model("m").coefficients == prior
+
+
+def test_a_pod_whose_cache_is_full_of_running_prompts_is_avoided():
+    router = Router()
+    router.capacities["m"] = Capacity(kv_tokens=1_100)
+    first, ticket = send(router, ask(b"x" * 4_000))
+    router.answered(ticket, 0.1, streamed=True)
+    assert {send(router, ask(b"y" * 4_000, request_id=str(n)))[0].pod for n in range(1)} == {"p0", "p1"} - {first.pod}
+
+
+def test_work_that_must_be_done_by_now_is_no_longer_ahead():
+    router = Router()
+    send(router, ask(b"x" * 40_000), PODS[:1], now=0.0)
+    price = router.model("m").coefficients
+    ledger = router.ledger("p0")
+    assert ledger.ahead(0.0, price).tokens == 10_000.0
+    assert ledger.ahead(1.0, price).tokens == 5_000.0
+    assert ledger.ahead(60.0, price).tokens > 0.0
+
+
+def test_the_end_of_the_first_in_the_queue_starts_the_time_of_the_next():
+    router = Router()
+    _, first = send(router, ask(b"x" * 4_000), PODS[:1], now=0.0)
+    _, second = send(router, ask(b"y" * 4_000), PODS[:1], now=0.0)
+    _, third = send(router, ask(b"z" * 4_000), PODS[:1], now=0.0)
+    router.answered(second, 0.2, streamed=True)
+    assert router.ledger("p0").since == 0.0
+    router.answered(first, 0.4, streamed=True)
+    assert router.ledger("p0").since == 0.4
+    for ticket in (first, second, third):
+        router.finished(ticket)
+    assert (router.ledger("p0").queued, router.ledger("p0").held_tokens) == ({}, 0.0)

@@ -1,9 +1,12 @@
 """What a request is expected to cost on a pod, in milliseconds until its first token, term by term.
 
-    queue    = pending_tokens * prefill_ms_per_token + foreign_waiting * waiting_ms
-    prefill  = base_ms + uncached_tokens * prefill_ms_per_token
-    adapter  = 0 where resident, adapter_load_ms / 2 where it is loading, adapter_load_ms otherwise
+    queue    = pending_tokens * prefill_ms_per_token + pending_pairs * attention_ms_per_pair
+               + foreign_waiting * waiting_ms + room_short * room_ms_per_token
+    prefill  = base_ms + uncached_tokens * prefill_ms_per_token + pairs * attention_ms_per_pair
+    adapter  = 0 where resident, adapter_load_ms / 2 where it is loading, adapter_load_ms otherwise,
+               + slots_short * slot_ms
     harm     = running * (stream_ms + uncached_tokens * interference_ms_per_token) + kv_pressure * preemption_ms
+               + queued * (what prefill costs above base_ms)
 
 The coefficients and their units are explained in docs/gateway.md. `CostModel` corrects them online from
 observed times to the first token by normalised least mean squares with clipped residuals: a stalled engine or
@@ -25,15 +28,23 @@ class Coefficients(msgspec.Struct, frozen=True, kw_only=True):
 
     base_ms: float = 10.0
     prefill_ms_per_token: float = 0.2
+    attention_ms_per_pair: float = 0.0
     waiting_ms: float = 50.0
     adapter_load_ms: float = 400.0
     stream_ms: float = 2.0
     interference_ms_per_token: float = 0.002
     preemption_ms: float = 500.0
+    slot_ms: float = 3000.0
+    room_ms_per_token: float = 0.2
 
 
 class Work(msgspec.Struct, frozen=True, gc=False):
-    """What a request would meet on a pod. Tokens are estimates; `kv_usage` is a share from 0 to 1."""
+    """What a request would meet on a pod. Tokens are estimates; `kv_usage` is a share from 0 to 1.
+
+    `pairs` and `pending_pairs` count (prompt token computed, token it attends to) of this request and of those ahead;
+    `queued` are the requests there without a first token; `slots_short` says how many adapters have to leave a slot
+    before this one's gets one; `room_short` is how many tokens of KV cache are held beyond what would fit.
+    """
 
     uncached_tokens: float
     pending_tokens: float
@@ -41,6 +52,11 @@ class Work(msgspec.Struct, frozen=True, gc=False):
     foreign_waiting: int
     kv_usage: float
     residency: Residency
+    pairs: float = 0.0
+    pending_pairs: float = 0.0
+    queued: int = 0
+    slots_short: int = 0
+    room_short: float = 0.0
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
@@ -55,13 +71,20 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
 
 def cost(work: Work, price: Coefficients) -> Terms:
     """The expected cost of a request on a pod; it never falls when any part of the work grows."""
-    queue = work.pending_tokens * price.prefill_ms_per_token + work.foreign_waiting * price.waiting_ms
-    prefill = price.base_ms + work.uncached_tokens * price.prefill_ms_per_token
-    adapter = _ADAPTER_SHARE[work.residency] * price.adapter_load_ms
+    own = compute(work.uncached_tokens, work.pairs, price)
+    queue = compute(work.pending_tokens, work.pending_pairs, price) + work.foreign_waiting * price.waiting_ms
+    queue += work.room_short * price.room_ms_per_token
+    prefill = price.base_ms + own
+    adapter = _ADAPTER_SHARE[work.residency] * price.adapter_load_ms + work.slots_short * price.slot_ms
     pressure = max(0.0, work.kv_usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM)
     disturbed = price.stream_ms + work.uncached_tokens * price.interference_ms_per_token
-    harm = work.running * disturbed + pressure * price.preemption_ms
+    harm = work.running * disturbed + pressure * price.preemption_ms + work.queued * own
     return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm)
+
+
+def compute(count: float, pairs: float, price: Coefficients) -> float:
+    """Milliseconds of prefill for so many tokens and pairs."""
+    return count * price.prefill_ms_per_token + pairs * price.attention_ms_per_pair
 
 
 _ADAPTER_SHARE: dict[Residency, float] = {"Resident": 0.0, "Loading": 0.5, "Absent": 1.0}
@@ -72,6 +95,11 @@ def tokens(size: float) -> float:
     return size / BYTES_PER_TOKEN
 
 
+def pairs(uncached: float, cached: float) -> float:
+    """(token computed, token it attends to) in the prefill of so many tokens after so many that are cached."""
+    return uncached * (cached + uncached / 2.0)
+
+
 class CostModel:
     """The coefficients of one pool of equal pods, and how observations move them."""
 
@@ -79,24 +107,28 @@ class CostModel:
     _CLIP = 3.0
     _BASE = (0.1, 10_000.0)
     _TOKEN = (0.001, 100.0)
+    _PAIR = (0.0, 0.01)
     _LOAD = (1.0, 120_000.0)
 
     def __init__(self, prior: Coefficients | None = None) -> None:
         self.coefficients = prior or Coefficients()
         self._scale = 0.0
 
-    def observe_ttft(self, prefill_tokens: float, ttft_ms: float) -> None:
-        """Learn from a time to first token and the tokens prefilled before it (queue ahead and own, uncached)."""
+    def observe_ttft(self, prefill_tokens: float, ttft_ms: float, pairs: float = 0.0) -> None:
+        """Learn from a time to first token and what was prefilled before it (queue ahead and own, uncached)."""
         now = self.coefficients
-        residual = ttft_ms - now.base_ms - prefill_tokens * now.prefill_ms_per_token
-        bound = self._CLIP * (self._scale or max(ttft_ms - residual, 1.0))
+        expected = now.base_ms + compute(prefill_tokens, pairs, now)
+        residual = ttft_ms - expected
+        bound = self._CLIP * (self._scale or max(expected, 1.0))
         clipped = min(max(residual, -bound), bound)
         self._scale = max(1.0, self._scale + self._RATE * (abs(clipped) - self._scale))
-        step = self._RATE * clipped / (1.0 + (prefill_tokens / 100.0) ** 2)
+        hundreds, millions = prefill_tokens / 100.0, pairs / 1e6
+        step = self._RATE * clipped / (1.0 + hundreds**2 + millions**2)
         self.coefficients = msgspec.structs.replace(
             now,
             base_ms=_within(now.base_ms + step, self._BASE),
-            prefill_ms_per_token=_within(now.prefill_ms_per_token + step * prefill_tokens / 10_000.0, self._TOKEN),
+            prefill_ms_per_token=_within(now.prefill_ms_per_token + step * hundreds / 100.0, self._TOKEN),
+            attention_ms_per_pair=_within(now.attention_ms_per_pair + step * millions / 1e6, self._PAIR),
         )
 
     def observe_load(self, load_ms: float) -> None:

@@ -5,6 +5,7 @@ decisions, in the gateway, in a test and in the simulator.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,7 +13,7 @@ from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.breaker import Breaker, BreakerRules
 from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, choose
-from sheaf_gateway.routing.cost import CostModel, Residency, Work, tokens
+from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, Coefficients, CostModel, Residency, Work, compute, pairs, tokens
 from sheaf_gateway.routing.index import PrefixIndex
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
@@ -29,8 +30,30 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     prompt_bytes: int = 0
 
 
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pod of a pool holds: adapters in one batch, and tokens of KV cache; 0 where it is not known."""
+
+    slots: int = 0
+    kv_tokens: int = 0
+
+
+UNKNOWN = Capacity()
+_MOST_DONE = 0.9
+
+
+class Prefill(NamedTuple):
+    """Prompt work: tokens to compute, and (token, token it attends to) pairs."""
+
+    tokens: float = 0.0
+    pairs: float = 0.0
+
+
 class Ticket(msgspec.Struct):
-    """One attempt on one pod, from the moment it was sent. Times are seconds, tokens estimates."""
+    """One attempt on one pod, from the moment it was sent. Times are seconds, tokens estimates.
+
+    `ahead` are the tokens that had to be computed before its own, `ahead_pairs` likewise; `held` the tokens that it
+    keeps in the KV cache; `clear` whether nothing but prefill stood before it, so that its time teaches prices.
+    """
 
     pod: str
     model: str
@@ -39,14 +62,44 @@ class Ticket(msgspec.Struct):
     tokens: float
     ahead: float
     answered: bool = False
+    number: int = 0
+    adapter: str | None = None
+    held: float = 0.0
+    pairs: float = 0.0
+    ahead_pairs: float = 0.0
+    clear: bool = True
 
 
 class PodLedger(msgspec.Struct):
-    """What this gateway has under way on a pod: attempts, and prompt tokens that were sent but not answered yet."""
+    """What this gateway has under way on a pod: attempts, and prompt work that was sent but not answered yet.
+
+    `queued` has that work by ticket, in order; `since` is when its first entry came to be the first. `adapters` counts
+    attempts by adapter, `held_tokens` what all of them keep in the KV cache.
+    """
 
     running: int = 0
     pending_tokens: float = 0.0
+    pending_pairs: float = 0.0
+    held_tokens: float = 0.0
+    since: float = 0.0
     breaker: Breaker = circuit.CLOSED
+    queued: dict[int, Prefill] = {}
+    adapters: dict[str, int] = {}
+
+    def ahead(self, now: float, price: Coefficients) -> Prefill:
+        """The work before a request that came now: what is queued, less what the first of it must have done by now."""
+        if not self.queued:
+            return Prefill(self.pending_tokens, self.pending_pairs)
+        first = next(iter(self.queued.values()))
+        expected = max(compute(first.tokens, first.pairs, price), 1e-6)
+        done = min(_MOST_DONE, (now - self.since) * 1000.0 / expected)
+        return Prefill(self.pending_tokens - done * first.tokens, self.pending_pairs - done * first.pairs)
+
+    def slots_short(self, adapter: str | None, slots: int) -> int:
+        """Adapters that must leave before `adapter` gets one of so many slots (0: unknown)."""
+        if not slots or adapter is None or adapter in self.adapters:
+            return 0
+        return max(0, len(self.adapters) + 1 - slots)
 
 
 class Router:
@@ -58,6 +111,8 @@ class Router:
         self.budget = RetryBudget()
         self.ledgers: dict[str, PodLedger] = {}
         self.models: dict[str, CostModel] = {}
+        self.capacities: dict[str, Capacity] = {}
+        self._tickets = 0
 
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
@@ -69,21 +124,38 @@ class Router:
         """Account for an attempt that starts now on the chosen pod."""
         ledger = self.ledger(pod.name)
         chosen = decision.chosen()
-        uncached = tokens(ask.prompt_bytes - (chosen.cached_bytes if chosen else 0))
+        own = _own(ask, chosen.cached_bytes if chosen else 0)
+        ahead = ledger.ahead(now, self.model(ask.model).coefficients)
+        capacity = self.capacities.get(ask.model, UNKNOWN)
+        clear = not ledger.slots_short(ask.adapter, capacity.slots)
         ledger.breaker, probe = circuit.sent(ledger.breaker, now, self.rules)
-        ticket = Ticket(pod.name, ask.model, probe, now, uncached, ledger.pending_tokens)
-        ledger.running += 1
-        ledger.pending_tokens += uncached
-        self.index.record(ask.chain, (pod.name, pod.epoch))
+        self._tickets += 1
+        ticket = Ticket(
+            pod.name,
+            ask.model,
+            probe,
+            now,
+            own.tokens,
+            ahead.tokens,
+            number=self._tickets,
+            adapter=ask.adapter,
+            held=tokens(ask.prompt_bytes),
+            pairs=own.pairs,
+            ahead_pairs=ahead.pairs,
+            clear=clear,
+        )
+        _enter(ledger, ticket, now)
+        self.index.record(ask.chain, (pod.name, pod.epoch), int(capacity.kv_tokens * BYTES_PER_TOKEN) // BLOCK)
         return ticket
 
     def answered(self, ticket: Ticket, now: float, *, streamed: bool) -> None:
         """The pod began to answer well; a streamed answer's beginning is its first token."""
         ledger = self.ledger(ticket.pod)
-        self._prefilled(ledger, ticket)
+        self._prefilled(ledger, ticket, now)
         ledger.breaker = circuit.succeeded(ledger.breaker, now, self.rules, probe=ticket.probe)
-        if streamed:
-            self.model(ticket.model).observe_ttft(ticket.tokens + ticket.ahead, (now - ticket.sent_at) * 1000.0)
+        if streamed and ticket.clear:
+            work, seen = ticket.tokens + ticket.ahead, (now - ticket.sent_at) * 1000.0
+            self.model(ticket.model).observe_ttft(work, seen, ticket.pairs + ticket.ahead_pairs)
 
     def failed(self, ticket: Ticket, now: float) -> None:
         """The pod failed this attempt."""
@@ -98,8 +170,8 @@ class Router:
     def finished(self, ticket: Ticket) -> None:
         """The attempt is over, however it went; call once."""
         ledger = self.ledger(ticket.pod)
-        self._prefilled(ledger, ticket)
-        ledger.running = max(0, ledger.running - 1)
+        self._prefilled(ledger, ticket, ledger.since)
+        _leave(ledger, ticket)
 
     def keep(self, pods: Sequence[Pod]) -> None:
         """Forget pods, epochs and pools that are gone."""
@@ -126,20 +198,60 @@ class Router:
     def _facts(self, ask: Ask, pod: Pod, now: float, tried: frozenset[str], blocks: int) -> PodFacts:
         ledger = self.ledger(pod.name)
         cached = min(blocks * BLOCK, ask.prompt_bytes)
+        own = _own(ask, cached)
+        ahead = ledger.ahead(now, self.model(ask.model).coefficients)
+        capacity = self.capacities.get(ask.model, UNKNOWN)
+        over = ledger.held_tokens + tokens(ask.prompt_bytes) - capacity.kv_tokens if capacity.kv_tokens else 0.0
         work = Work(
-            tokens(ask.prompt_bytes - cached),
-            ledger.pending_tokens,
+            own.tokens,
+            ahead.tokens,
             ledger.running + pod.foreign_running,
             pod.foreign_waiting,
             pod.kv_usage,
             _residency(ask, pod),
+            own.pairs,
+            ahead.pairs,
+            len(ledger.queued),
+            ledger.slots_short(ask.adapter, capacity.slots),
+            max(0.0, over),
         )
         return PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work)
 
-    def _prefilled(self, ledger: PodLedger, ticket: Ticket) -> None:
+    def _prefilled(self, ledger: PodLedger, ticket: Ticket, now: float) -> None:
         if not ticket.answered:
             ticket.answered = True
+            if next(iter(ledger.queued), None) == ticket.number:
+                ledger.since = now
+            ledger.queued.pop(ticket.number, None)
             ledger.pending_tokens = max(0.0, ledger.pending_tokens - ticket.tokens)
+            ledger.pending_pairs = max(0.0, ledger.pending_pairs - ticket.pairs)
+
+
+def _own(ask: Ask, cached_bytes: int) -> Prefill:
+    uncached = tokens(ask.prompt_bytes - cached_bytes)
+    return Prefill(uncached, pairs(uncached, tokens(cached_bytes)))
+
+
+def _enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
+    if not ledger.queued:
+        ledger.since = now
+    ledger.running += 1
+    ledger.queued[ticket.number] = Prefill(ticket.tokens, ticket.pairs)
+    ledger.pending_tokens += ticket.tokens
+    ledger.pending_pairs += ticket.pairs
+    ledger.held_tokens += ticket.held
+    if ticket.adapter is not None:
+        ledger.adapters[ticket.adapter] = ledger.adapters.get(ticket.adapter, 0) + 1
+
+
+def _leave(ledger: PodLedger, ticket: Ticket) -> None:
+    ledger.running = max(0, ledger.running - 1)
+    ledger.held_tokens = max(0.0, ledger.held_tokens - ticket.held)
+    left = ledger.adapters.get(ticket.adapter or "", 0) - 1
+    if left > 0:
+        ledger.adapters[ticket.adapter or ""] = left
+    else:
+        ledger.adapters.pop(ticket.adapter or "", None)
 
 
 def _standing(pod: Pod, ledger: PodLedger, now: float, tried: frozenset[str]) -> Standing:

@@ -7,7 +7,7 @@ a `REPORT_S`.
 from __future__ import annotations
 
 from sheaf_gateway.fleet.view import Pod as PodView
-from sheaf_gateway.routing.router import Ask, Router, Ticket
+from sheaf_gateway.routing.router import Ask, Capacity, Router, Ticket
 
 from sheaf.simulator.calls import BYTES_PER_TOKEN
 from sheaf.simulator.flights import Flight
@@ -31,6 +31,8 @@ class Product(Policy):
     def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
         """As the gateway does."""
         call = flight.call
+        if call.model not in self.router.capacities:
+            self.router.capacities[call.model] = _capacity(pods[0])
         ask = Ask(
             request_id=str(flight.number),
             model=call.model,
@@ -76,3 +78,8 @@ class Product(Policy):
         )
         self._views[pod.name] = (now, view)
         return view
+
+
+def _capacity(pod: Pod[Flight]) -> Capacity:
+    profile = pod.engine.profile
+    return Capacity(slots=profile.max_loras, kv_tokens=profile.num_blocks * profile.block_size)
