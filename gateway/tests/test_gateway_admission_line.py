@@ -48,6 +48,15 @@ def test_who_will_be_late_anyway_yields_to_who_can_still_make_it():
     assert drained(line, 0.9, 0.2) == ["late", "large"]
 
 
+def test_a_long_match_that_comes_too_late_yields_as_well():
+    line = Line(books("DLPM"))
+    line.join(ask("warm but long"), Work(cached=900.0, prefill_s=1.5), 0.0)
+    line.join(ask("cold"), Work(), 0.1)
+    assert line.next(0.2, 0.1).ask.request_id == "cold"
+    assert line.count(1) == 1
+    assert line.next(0.2, 0.1).ask.request_id == "warm but long"
+
+
 def test_interactive_goes_before_batch():
     line = Line(books("None"))
     line.join(ask("batch", batch=True), Work(), 0.0)
@@ -94,7 +103,7 @@ def test_who_leaves_is_passed_over_wherever_it_stood():
     assert line.leave("7") is None
     for number in range(40, 80):
         line.join(ask(number, tenant="0"), Work(), 0.0)
-    assert len(line) == 42
+    assert line.size == 42
     assert {"0", "39", "40", "79"} < set(drained(line, 0.1))
     assert line.next(0.1, 0.0) is None
 
@@ -147,7 +156,7 @@ def test_whatever_happens_everyone_waits_once_and_the_queue_is_work_conserving(s
             assert (waiter is None) == (not waiting)
             if waiter is not None:
                 waiting.remove(waiter.ask.request_id)
-        assert len(line) == len(waiting) == sum(line.count(lane) for lane in range(3)) == len(list(line))
+        assert line.size == len(waiting) == sum(line.count(lane) for lane in range(3)) == len(list(line))
         assert {waiter.ask.request_id for waiter in line} == waiting
         assert sum(tenant.waiting for tenant in line.books.tenants.values()) == len(waiting)
     assert set(drained(line, now)) == waiting

@@ -182,6 +182,16 @@ def test_a_deficit_never_saves_up_more_than_one_quantum_and_old_debts_are_paid_b
     assert idle.level == 100.0
 
 
+def test_a_charge_that_comes_late_finds_the_rounds_that_passed_worked_in():
+    found = Deficits(quantum=100.0)
+    slow, busy = found.tenant("slow", 1), found.tenant("busy", 1)
+    found.charge(slow, 250.0)
+    found.charge(busy, 150.0)
+    assert found.eligible([busy]) == [busy]
+    found.charge(slow, 10.0)
+    assert slow.level == -60.0
+
+
 def test_service_while_nobody_waits_leaves_no_debt_to_a_newcomer():
     found = Deficits(quantum=100.0)
     alone = found.tenant("alone", 1)

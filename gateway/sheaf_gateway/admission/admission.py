@@ -103,18 +103,11 @@ class Admission:
         """What to do with a request that arrived now; `measure` is asked only where it cannot enter at once."""
         gate = self._gate(ask)
         gate.arrivals.count(now)
+        if len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready":
+            refusal = self.limits.take(ask.scopes, ask.tokens, now) if ask.scopes else None
+            return self._enter(gate, ask) if refusal is None else _counted(gate, over_limit(refusal))
         refused = _asleep(ask) or self._limited(ask, now)
-        if refused is None and gate.running < ask.slots and not len(gate.line) and ask.availability == "Ready":
-            self.limits.start(ask.scopes, ask.tokens, now)
-            books = gate.line.books
-            tenant = books.tenant(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
-            books.arrive(tenant)
-            gate.enter(ask, tenant, ask.prompt)
-            return _ADMIT
-        work = Work(uncached=ask.prompt) if measure is None else measure()
-        answer = refused or self._queue(gate, ask, work, now)
-        gate.refused += isinstance(answer, Reject)
-        return answer
+        return _counted(gate, refused) if refused is not None else self._queue(gate, ask, measure, now)
 
     def routed(self, ask: Ask, uncached: float) -> None:
         """An admitted request goes to a pod that has all but `uncached` tokens of its prompt."""
@@ -193,14 +186,14 @@ class Admission:
     def waiting(self, model: str) -> int:
         """Requests that wait for a Model, or are held for it."""
         gate = self._gates.get(model)
-        return 0 if gate is None else len(gate.line)
+        return 0 if gate is None else gate.line.size
 
     def demand(self, model: str, now: float, *, ready: bool) -> Demand:
         """What is asked of a Model; `ready` says whether it has a pod that takes requests."""
         gate = self._gates.get(model)
         if gate is None:
             return Demand()
-        line, waits = gate.line, len(gate.line)
+        line, waits = gate.line, gate.line.size
         return Demand(
             running=gate.running,
             waiting=waits if ready else 0,
@@ -220,26 +213,36 @@ class Admission:
 
     def keep(self, models: frozenset[str]) -> None:
         """Forget Models that are gone and have nobody left."""
-        self._gates = {m: gate for m, gate in self._gates.items() if m in models or gate.running or len(gate.line)}
+        self._gates = {m: gate for m, gate in self._gates.items() if m in models or gate.running or gate.line.size}
 
     def _limited(self, ask: Ask, now: float) -> Reject | None:
         refusal = self.limits.check(ask.scopes, ask.tokens, now) if ask.scopes else None
         return None if refusal is None else over_limit(refusal)
 
-    def _queue(self, gate: Gate, ask: Ask, work: Work, now: float) -> Answer:
+    def _enter(self, gate: Gate, ask: Ask) -> Answer:
+        books = gate.line.books
+        tenant = books.tenant(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
+        books.arrive(tenant)
+        gate.enter(ask, tenant, ask.prompt)
+        return _ADMIT
+
+    def _queue(self, gate: Gate, ask: Ask, measure: Measure | None, now: float) -> Answer:
+        work = Work(uncached=ask.prompt) if measure is None else measure()
         if ask.availability != "Ready":
             return self._hold(gate, ask, work, now)
         refused = _too_late(gate, ask, work)
         if refused is not None:
-            return refused
-        if len(gate.line) < ask.max_queue:
+            return _counted(gate, refused)
+        if gate.line.size < ask.max_queue:
             return self._join(gate, ask, work, now, now + ask.max_wait)
         victim = gate.line.victim(ask) if ask.max_queue else None
-        return _full(gate, ask) if victim is None else self._replace(gate, victim, ask, work, now)
+        if victim is None:
+            return _counted(gate, _full(gate, ask))
+        return self._replace(gate, victim, ask, work, now)
 
     def _hold(self, gate: Gate, ask: Ask, work: Work, now: float) -> Answer:
-        if len(gate.line) >= self.rules.max_held:
-            return _held_in_vain(ask, f"{len(gate.line)} requests are held for it already")
+        if gate.line.size >= self.rules.max_held:
+            return _counted(gate, _held_in_vain(ask, f"{gate.line.size} requests are held for it already"))
         return self._join(gate, ask, work, now, now + self.rules.hold_s)
 
     def _join(self, gate: Gate, ask: Ask, work: Work, now: float, deadline: float) -> Wait:
@@ -260,6 +263,11 @@ class Admission:
         else:
             gate.adopt(ask.terms)
         return gate
+
+
+def _counted(gate: Gate, refused: Reject) -> Reject:
+    gate.refused += 1
+    return refused
 
 
 def over_limit(refusal: Refusal) -> Reject:
@@ -299,12 +307,12 @@ def _too_late(gate: Gate, ask: Ask, work: Work) -> Reject | None:
 
 
 def _full(gate: Gate, ask: Ask) -> Reject:
-    message = f"`{ask.model}` is busy and {len(gate.line)} requests already wait for it."
-    return Reject(503, "queue_full", message, _retry_after(gate, ask), f"queue_full; waiting={len(gate.line)}")
+    message = f"`{ask.model}` is busy and {gate.line.size} requests already wait for it."
+    return Reject(503, "queue_full", message, _retry_after(gate, ask), f"queue_full; waiting={gate.line.size}")
 
 
 def _retry_after(gate: Gate, ask: Ask) -> float:
-    return _bounded(gate.expected_wait(len(gate.line) + 1, ask.slots))
+    return _bounded(gate.expected_wait(gate.line.size + 1, ask.slots))
 
 
 def _bounded(seconds: float) -> float:

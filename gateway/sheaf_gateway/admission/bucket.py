@@ -26,9 +26,10 @@ class Bucket:
 
     def wait(self, amount: float, now: float) -> float:
         """Seconds until `amount` may be spent (an amount above the capacity needs a full bucket); 0: now."""
-        missing = min(amount, self.capacity) - self.level(now)
-        return max(0.0, missing / self.rate)
+        level = self.level(now)
+        return 0.0 if level >= amount else max(0.0, (min(amount, self.capacity) - level) / self.rate)
 
     def spend(self, amount: float) -> None:
         """Take `amount`, or give it back where it is negative."""
-        self._level = min(self.capacity, self._level - amount)
+        level = self._level - amount
+        self._level = min(self.capacity, level)

@@ -143,9 +143,11 @@ class Deficits(Books):
 
     def charge(self, tenant: Tenant, cost: float) -> None:
         """Lower the deficit."""
-        self._settle(tenant)
+        if tenant.round != self.round:
+            self._settle(tenant)
         tenant.served += cost
-        tenant.level = min(self.quantum, tenant.level - cost / tenant.weight)
+        level = tenant.level - cost / tenant.weight
+        tenant.level = min(self.quantum, level)
 
     def eligible(self, backlogged: Iterable[Tenant]) -> list[Tenant]:
         """Those above zero, after as many rounds as it takes for one to be."""

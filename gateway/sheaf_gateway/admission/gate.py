@@ -30,7 +30,8 @@ class Rate:
         return self._decayed(now) / _RATE_WINDOW_S
 
     def _decayed(self, now: float) -> float:
-        return self._count * math.exp(min(0.0, self._at - now) / _RATE_WINDOW_S)
+        passed = now - self._at
+        return self._count * math.exp(-passed / _RATE_WINDOW_S) if passed > 0.0 else self._count
 
 
 class Bill:
@@ -65,7 +66,7 @@ class Gate:
 
     def adopt(self, terms: Terms) -> None:
         """Begin new books where the SLO names another policy now and nobody waits under the old one."""
-        if terms.policy != self.line.books.policy and not len(self.line):
+        if terms.policy != self.line.books.policy and not self.line.size:
             self.line = Line(books(terms.policy))
 
     def enter(self, ask: Ask, tenant: Tenant, prompt: float) -> None:

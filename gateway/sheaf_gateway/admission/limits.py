@@ -36,6 +36,13 @@ class _Account:
         self.requests = _bucket(rate.requests_per_minute, now)
         self.tokens = _bucket(rate.tokens_per_minute, now)
 
+    def start(self, tokens: float) -> None:
+        self.running += 1
+        if self.requests is not None:
+            self.requests.spend(1.0)
+        if self.tokens is not None:
+            self.tokens.spend(tokens)
+
 
 class Limits:
     """Accounts of every scope that was used."""
@@ -55,20 +62,31 @@ class Limits:
                 return refusal
         return None
 
-    def start(self, scopes: Iterable[ScopedRate], tokens: float, now: float) -> None:
-        """Charge a request that was admitted."""
+    def take(self, scopes: Iterable[ScopedRate], tokens: float, now: float) -> Refusal | None:
+        """Charge a request to all its scopes, or to none and say which limit it would pass."""
+        accounts = []
         for scope, rate in scopes:
             account = self._account(scope, rate, now)
-            account.running += 1
-            _spend(account.requests, 1.0)
-            _spend(account.tokens, tokens)
+            refusal = _refusal(scope, account, tokens, now)
+            if refusal is not None:
+                return refusal
+            accounts.append(account)
+        for account in accounts:
+            account.start(tokens)
+        return None
+
+    def start(self, scopes: Iterable[ScopedRate], tokens: float, now: float) -> None:
+        """Charge a request whatever its limits."""
+        for scope, rate in scopes:
+            self._account(scope, rate, now).start(tokens)
 
     def finish(self, scopes: Iterable[ScopedRate], correction: float, now: float) -> None:
         """Account for its end; `correction` is what it used beyond its estimate, in tokens."""
         for scope, rate in scopes:
             account = self._account(scope, rate, now)
             account.running = max(0, account.running - 1)
-            _spend(account.tokens, correction)
+            if account.tokens is not None:
+                account.tokens.spend(correction)
 
     def _account(self, scope: str, rate: Rate, now: float) -> _Account:
         account = self._accounts.pop(scope, None)
@@ -90,11 +108,6 @@ class Limits:
 
 def _bucket(per_minute: int | None, now: float) -> Bucket | None:
     return None if per_minute is None else Bucket(float(per_minute), per_minute / 60.0, now)
-
-
-def _spend(bucket: Bucket | None, amount: float) -> None:
-    if bucket is not None:
-        bucket.spend(amount)
 
 
 def _refusal(scope: str, account: _Account, tokens: float, now: float) -> Refusal | None:

@@ -60,6 +60,12 @@ class _Heap:
             heapq.heapify(self._entries)
         heapq.heappush(self._entries, (rank, order, waiter))
 
+    def peek(self) -> Waiter | None:
+        """The first waiter that is really here."""
+        while self._entries and not self._holds(self._entries[0][2]):
+            heapq.heappop(self._entries)
+        return self._entries[0][2] if self._entries else None
+
     def first(self) -> Waiter:
         """The first waiter that is really here; there is one."""
         while not self._holds(self._entries[0][2]):
@@ -71,12 +77,13 @@ class _Heap:
 
 
 class _Group:
-    """The waiters of one tenant in one lane."""
+    """The waiters of one tenant in one lane; under the policy None, of all."""
 
-    __slots__ = ("by_deadline", "by_match", "live", "tenant")
+    __slots__ = ("by_deadline", "by_match", "live", "tenant", "weight")
 
     def __init__(self, tenant: Tenant, lane: int, *, local: bool) -> None:
         self.tenant = tenant
+        self.weight = tenant.weight
         self.live = 0
         self.by_deadline = _Heap(lane)
         self.by_match = _Heap(lane) if local else None
@@ -87,27 +94,38 @@ class _Group:
             self.by_match.push(-waiter.work.cached, order, waiter, self.live)
         self.live += 1
 
-    def next(self, now: float) -> tuple[tuple[bool, float, float], Waiter]:
-        """The tenant's next waiter and its rank among those of other tenants."""
+    def next(self, now: float) -> tuple[bool, float, float, Waiter]:
+        """The tenant's next waiter, after its rank among those of other tenants."""
         earliest = self.by_deadline.first()
         if self.by_match is None or now >= earliest.urgent_at:
-            return (False, 0.0, earliest.key), earliest
+            return False, 0.0, earliest.key, earliest
         longest = self.by_match.first()
-        return (True, -longest.work.cached, longest.key), longest
+        return True, -longest.work.cached, longest.key, longest
+
+
+class _Lane:
+    """The groups of one lane, with their totals."""
+
+    __slots__ = ("groups", "live", "weight")
+
+    def __init__(self) -> None:
+        self.groups: dict[str, _Group] = {}
+        self.live = 0
+        self.weight = 0.0
 
 
 class Line:
-    """Everybody who waits for one Model."""
+    """Everybody who waits for one Model; `size` counts them."""
 
     def __init__(self, books: Books) -> None:
         self.books = books
-        self._lanes: tuple[dict[str, _Group], ...] = ({}, {}, {})
+        self.size = 0
+        self._grouped = books.policy != "None"
+        self._lanes = (_Lane(), _Lane(), _Lane())
         self._passed = [0, 0, 0]
         self._order = itertools.count()
+        self._soonest_late = _Heap(ON_TIME)
         self._waiters: dict[str, Waiter] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
     def __iter__(self) -> Iterator[Waiter]:
         return iter(self._waiters.values())
@@ -117,8 +135,11 @@ class Line:
         tenant = self.books.tenant(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
         self.books.arrive(tenant)
         tenant.waiting += 1
+        self.size += 1
         waiter = self._waiters[ask.request_id] = Waiter(ask, tenant, work, now)
-        self._push(waiter)
+        order = self._push(waiter)
+        if waiter.lane == ON_TIME and waiter.late_at < _NEVER:
+            self._soonest_late.push(waiter.late_at, order, waiter, self._lanes[ON_TIME].live)
 
     def leave(self, request_id: str) -> Waiter | None:
         """Take a request out; None where it does not wait."""
@@ -126,20 +147,22 @@ class Line:
         if waiter is not None:
             waiter.gone = True
             waiter.tenant.waiting -= 1
+            self.size -= 1
             self._drop(waiter)
         return waiter
 
     def next(self, now: float, first_s: float) -> Waiter | None:
         """Take out whose turn it is; `first_s` is how long a first token takes from admission."""
-        self._relegate(now, first_s)
+        while (late := self._soonest_late.peek()) is not None and now + first_s > late.late_at:
+            self._relegate(late)
         lane = self._turn()
-        if lane is None:
-            return None
-        groups = self._lanes[lane]
-        able = self.books.eligible([group.tenant for group in groups.values()])
-        _, waiter = min((groups[tenant.name].next(now) for tenant in able), key=_rank)
-        self.leave(waiter.ask.request_id)
-        return waiter
+        while lane is not None:
+            waiter = self._best(self._lanes[lane].groups, now)
+            if lane != ON_TIME or now + waiter.work.prefill_s <= waiter.late_at:
+                return self.leave(waiter.ask.request_id)
+            self._relegate(waiter)
+            lane = next((place for place, found in enumerate(self._lanes) if found.live), None)
+        return None
 
     def places(self, tenant: str, weight: float) -> float:
         """About how many requests on time go until one that joins now has gone, itself included.
@@ -147,65 +170,78 @@ class Line:
         All that wait, but under a fair policy not more than it takes for the tenant's own to go at its share.
         """
         lane = self._lanes[ON_TIME]
-        everybody = sum(group.live for group in lane.values()) + 1
-        if self.books.policy == "None":
-            return float(everybody)
-        own = lane[tenant].live if tenant in lane else 0
-        others = sum(group.tenant.weight for name, group in lane.items() if name != tenant)
-        return min(float(everybody), (own + 1) * (weight + others) / weight)
+        everybody = lane.live + 1.0
+        if not self._grouped:
+            return everybody
+        group = lane.groups.get(tenant)
+        own, others = (0, lane.weight) if group is None else (group.live, lane.weight - group.weight)
+        return min(everybody, (own + 1) * (weight + others) / weight)
 
     def victim(self, ask: Ask) -> Waiter | None:
         """Who makes room for a request in a full queue, if anybody should: the latest of Batch for Interactive, else
         under a fair policy the latest of the tenant that has most for its weight, if that is more than the asker has.
         """
-        if not ask.batch and self._lanes[BATCH]:
+        if not ask.batch and self._lanes[BATCH].live:
             return next(waiter for waiter in reversed(self._waiters.values()) if waiter.lane == BATCH)
-        if self.books.policy == "None" or not self._waiters:
+        if not self._grouped or not self.size:
             return None
         own = self.books.tenants.get(ask.tenant)
         mine = ((own.waiting if own else 0) + 1) / ask.terms.weights.get(ask.tenant, 1)
-        most = max((group.tenant for lane in self._lanes for group in lane.values()), key=_crowd)
+        most = max((group.tenant for lane in self._lanes for group in lane.groups.values()), key=_crowd)
         if _crowd(most)[0] <= mine:
             return None
         return next(waiter for waiter in reversed(self._waiters.values()) if waiter.tenant is most)
 
     def count(self, lane: int) -> int:
         """Requests in a lane."""
-        return sum(group.live for group in self._lanes[lane].values())
+        return self._lanes[lane].live
 
-    def _push(self, waiter: Waiter) -> None:
-        groups, name = self._lanes[waiter.lane], waiter.tenant.name
-        group = groups.get(name)
+    def _best(self, groups: dict[str, _Group], now: float) -> Waiter:
+        if len(groups) == 1:
+            (only,) = groups.values()
+            if self._grouped:
+                self.books.eligible([only.tenant])
+            return only.next(now)[3]
+        able = self.books.eligible([group.tenant for group in groups.values()])
+        if len(able) == 1:
+            return groups[able[0].name].next(now)[3]
+        return min([groups[tenant.name].next(now) for tenant in able], key=_rank)[3]
+
+    def _push(self, waiter: Waiter) -> int:
+        lane, name = self._lanes[waiter.lane], waiter.tenant.name if self._grouped else ""
+        group = lane.groups.get(name)
         if group is None:
-            group = groups[name] = _Group(waiter.tenant, waiter.lane, local=self.books.policy == "DLPM")
-        group.push(waiter, next(self._order))
+            group = lane.groups[name] = _Group(waiter.tenant, waiter.lane, local=self.books.policy == "DLPM")
+            lane.weight += group.weight
+        order = next(self._order)
+        group.push(waiter, order)
+        lane.live += 1
+        return order
 
     def _drop(self, waiter: Waiter) -> None:
-        groups, name = self._lanes[waiter.lane], waiter.tenant.name
-        groups[name].live -= 1
-        if not groups[name].live:
-            del groups[name]
+        lane, name = self._lanes[waiter.lane], waiter.tenant.name if self._grouped else ""
+        group = lane.groups[name]
+        group.live -= 1
+        lane.live -= 1
+        if not group.live:
+            del lane.groups[name]
+            lane.weight -= group.weight
 
-    def _relegate(self, now: float, first_s: float) -> None:
-        """Move those that will be late whatever happens, each once."""
-        for group in list(self._lanes[ON_TIME].values()):
-            while group.live:
-                waiter = group.by_deadline.first()
-                if now + max(first_s, waiter.work.prefill_s) <= waiter.late_at:
-                    break
-                self._drop(waiter)
-                waiter.lane = LATE
-                self._push(waiter)
+    def _relegate(self, waiter: Waiter) -> None:
+        """Move one that will be late whatever happens; nobody is moved twice."""
+        self._drop(waiter)
+        waiter.lane = LATE
+        self._push(waiter)
 
     def _turn(self) -> int | None:
         """The lane whose turn it is."""
-        present = [lane for lane, groups in enumerate(self._lanes) if groups]
+        present = [place for place, lane in enumerate(self._lanes) if lane.live]
         if not present:
             return None
-        aged = [lane for lane in present if self._passed[lane] >= TURNS]
+        aged = [place for place in present if self._passed[place] >= TURNS]
         chosen = aged[0] if aged else present[0]
-        for lane in (ON_TIME, LATE, BATCH):
-            self._passed[lane] = self._passed[lane] + 1 if lane in present and lane != chosen else 0
+        for place in (ON_TIME, LATE, BATCH):
+            self._passed[place] = self._passed[place] + 1 if place in present and place != chosen else 0
         return chosen
 
 
@@ -213,5 +249,5 @@ def _crowd(tenant: Tenant) -> tuple[float, str]:
     return tenant.waiting / tenant.weight, tenant.name
 
 
-def _rank(candidate: tuple[tuple[bool, float, float], Waiter]) -> tuple[bool, float, float]:
-    return candidate[0]
+def _rank(candidate: tuple[bool, float, float, Waiter]) -> tuple[bool, float, float]:
+    return candidate[:3]
