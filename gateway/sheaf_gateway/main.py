@@ -18,7 +18,7 @@ from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
 from sheaf_gateway.api.surface import Surface, refusal_body
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
-from sheaf_gateway.fleet.agents import AgentClient
+from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
 from sheaf_gateway.fleet.following import following
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.residency import Residency
@@ -44,7 +44,7 @@ class Gateway:
         self.router = Router(max_blocks=limits.max_prefix_blocks)
         self.store = FleetStore(lambda pod: self.router.ledger(pod).running)
         self._engines = Pool()
-        self._agent_pool = Pool()
+        self._agent_pool = Pool(AGENT_LIMITS)
         agents = AgentClient(self._agent_pool, config.agent_token_file)
         self._loader = AdapterLoader(self.store, agents, timeout_s=times.adapter_load)
         seed = int.from_bytes(os.urandom(4), "big")

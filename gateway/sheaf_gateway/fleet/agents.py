@@ -5,6 +5,7 @@ The token is read again every second and after every refusal, so that it can be 
 
 import asyncio
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -16,8 +17,10 @@ from sheaf_crds.agent_api import AdapterState, AgentState
 from sheaf_gateway.proxy.errors import UpstreamError
 from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
 from sheaf_gateway.proxy.types import Header
-from sheaf_gateway.proxy.upstream import Pool
+from sheaf_gateway.proxy.upstream import Pool, PoolLimits
 
+AGENT_LIMITS = PoolLimits(max_connections=256, max_idle=4, keep_idle_s=60.0, tick_s=1.0)
+"""For the pool of agents' connections: an agent keeps an idle one for 75 s, and nothing here is in a hurry."""
 MAX_ANSWER = 64 * 2**20
 POLL_WAIT_S = 25.0
 _CONNECT_S = 1.0
@@ -74,7 +77,7 @@ class AgentClient:
 
     async def _call(self, url: str, method: str, target: str, timeout_s: float) -> bytes:
         try:
-            endpoint = Endpoint.parse(url)
+            endpoint = _endpoint(url)
             timeouts = Timeouts(connect_s=_CONNECT_S, first_byte_s=timeout_s, idle_s=_GRACE_S)
             headers = await self._headers()
             async with self._pool.request(endpoint, method, target, headers, timeouts=timeouts) as response:
@@ -94,6 +97,11 @@ class AgentClient:
                     self._read_headers = await asyncio.to_thread(_with_token, self._token_file)
                     self._read_until = time.monotonic() + _TOKEN_S
         return self._read_headers
+
+
+@lru_cache(maxsize=16_384)
+def _endpoint(url: str) -> Endpoint:
+    return Endpoint.parse(url)
 
 
 def _with_token(path: Path) -> tuple[Header, ...]:

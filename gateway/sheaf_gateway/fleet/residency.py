@@ -146,10 +146,9 @@ class Residency:
         declared = self._store.declared.pods.get(pod)
         if failures == 0 and declared is not None and declared.ready:
             log.warning("agent_unreachable", pod=pod, reason=str(error), code=error.code, status=error.status)
-        if error.status:
+        if error.status or error.code == "bad_answer":
             self._store.trust(pod)
-        silent = error.status == 0 and failures + 1 >= _SUSPECT_AFTER
-        if silent or error.code in _NOT_CONNECTED:
+        elif error.code in _NOT_CONNECTED or failures + 1 >= _SUSPECT_AFTER:
             self._store.suspect((pod,))
 
     def _interval(self) -> float:
