@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operator_world import NOW, World, make_model, make_notice, make_pod, of_kind
+from operator_world import NOW, World, make_adapter, make_model, make_notice, make_pod, of_kind
 from sheaf_crds.agent_api import AgentState, EngineLoad
 from sheaf_operator.planning import ClusterSnapshot, CreatePod, DeletePod, DrainPod, plan
 from sheaf_operator.planning.failures import FAILED_POD_AGE, LONGEST_WAIT, failures
@@ -60,6 +60,21 @@ def test_a_notice_without_a_time_waits_for_the_replacement():
     world.settle()
     assert first not in world.pods
     assert len(world.pods) == 1
+
+
+def test_a_pod_that_bides_is_given_adapters_until_it_is_replaced():
+    """Nothing can replace it: it still gets what is declared, and the adapter is ready there."""
+    world = World(snapshot(make_model(replicas=1)))
+    world.settle()
+    (first,) = world.pods
+    world.lag = 10_000
+    world.become(first, notice=make_notice(None))
+    world.declare(make_adapter("a"))
+    for _ in range(4):
+        world.step()
+    assert [state.name for state in world.pods[first].agent.adapters] == ["a"]
+    assert world.snapshot.adapters[0].status.condition("Ready").reason == "Resident"
+    assert world.step() == []
 
 
 def test_a_noticed_pod_is_drained_once_and_then_deleted():

@@ -149,7 +149,7 @@ def _catalog_changes(
 ) -> list[Action]:
     actions: list[Action] = []
     for pod in pods:
-        if pod.agent is None or not pod.live:
+        if pod.agent is None or pod.name not in pinned:
             continue
         generation = catalogs.generation(pinned[pod.name], pod.agent)
         if generation != pod.agent.catalog_generation:

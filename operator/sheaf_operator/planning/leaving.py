@@ -10,7 +10,7 @@ DRAIN_LINGER = 2.0
 
 def retire(pod: PodFacts, drain_seconds: float, reason: str) -> Action:
     """Drain a pod that answers; delete one that does not."""
-    if pod.ready and pod.agent is not None and not pod.ended and drain_seconds > 0:
+    if pod.answers and pod.agent is not None and drain_seconds > 0:
         return DrainPod(pod.name, pod.uid, drain_seconds, reason)
     return DeletePod(pod.name, pod.uid, reason)
 
@@ -34,11 +34,7 @@ def see_off(pods: Iterable[PodFacts], drain_seconds: float, now: float, *, repla
     gone = [pod for pod in going if pod.draining and drained(pod, drain_seconds, now)]
     actions: list[Action] = [DeletePod(pod.name, pod.uid, "it has drained") for pod in gone]
     noticed = [(pod, pod.notice) for pod in going if pod.notice is not None and not pod.draining]
-    return actions + [
-        _heed(pod, notice, drain_seconds, now)
-        for pod, notice in noticed
-        if replaced or notice.deadline is not None or not pod.ready
-    ]
+    return actions + [_heed(pod, notice, drain_seconds, now) for pod, notice in noticed if replaced or not pod.bides]
 
 
 def drained(pod: PodFacts, drain_seconds: float, now: float) -> bool:

@@ -29,7 +29,7 @@ States = Mapping[str, Mapping[str, AdapterState]]
 
 @dataclass(frozen=True, slots=True)
 class Pinning:
-    """The adapters that each live pod keeps loaded, the pods of each adapter, and how many it is wished on."""
+    """The adapters that each pod that is there keeps loaded, the pods of each adapter, and how many it is wished on."""
 
     by_pod: Mapping[str, frozenset[str]]
     by_adapter: Mapping[str, frozenset[str]]
@@ -44,10 +44,10 @@ def pinning(model: Model, adapters: Sequence[Adapter], pods: Iterable[PodFacts])
         adapters: its Adapters, those that can be served.
         pods: every pod of the Model.
     """
-    live = [pod for pod in pods if pod.live]
-    serving = [pod for pod in live if pod.serving]
+    there = [pod for pod in pods if pod.live or pod.bides]
+    serving = [pod for pod in there if pod.ready]
     declared = [Want(adapter.name, adapter.spec.replicas, adapter.spec.priority) for adapter in adapters]
-    everywhere = Shelves(_capacities(model, live))
+    everywhere = Shelves(_capacities(model, there))
     everywhere.fill(declared)
     shelves = Shelves(_capacities(model, serving))
     shelves.fill(declared)

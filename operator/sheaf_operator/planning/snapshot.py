@@ -64,6 +64,16 @@ class PodFacts:
         return self.phase in ("Terminating", "Failed")
 
     @property
+    def answers(self) -> bool:
+        """Whether the pod answers requests now, be it that it stays or goes."""
+        return self.ready and not self.ended and not self.draining
+
+    @property
+    def bides(self) -> bool:
+        """Whether the pod serves until it is replaced: under a notice that sets no time."""
+        return self.answers and self.notice is not None and self.notice.deadline is None
+
+    @property
     def live(self) -> bool:
         """Whether the pod is there to stay: neither over, nor draining, nor under notice."""
         return not self.ended and not self.draining and self.notice is None

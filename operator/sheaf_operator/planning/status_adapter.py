@@ -22,7 +22,7 @@ LONGEST_MESSAGE = 256
 
 @dataclass(frozen=True, slots=True)
 class PodNames:
-    """The pods of a Model that are there to stay, and those among them that answer requests."""
+    """The pods of a Model that may hold adapters (all that stay, at least for a while), and those that serve."""
 
     live: frozenset[str] = frozenset()
     serving: frozenset[str] = frozenset()
@@ -30,8 +30,8 @@ class PodNames:
     @classmethod
     def of(cls, pods: Iterable[PodFacts]) -> "PodNames":
         """Sort the pods of a Model."""
-        live = [pod for pod in pods if pod.live]
-        return cls(frozenset(pod.name for pod in live), frozenset(pod.name for pod in live if pod.ready))
+        there = [pod for pod in pods if pod.live or pod.bides]
+        return cls(frozenset(pod.name for pod in there), frozenset(pod.name for pod in there if pod.ready))
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def _ready(facts: ModelFacts) -> Verdict:
 
 
 def _available(facts: ModelFacts) -> Verdict:
-    if any(pod.ready and not pod.ended and not pod.draining for pod in facts.pods):
+    if any(pod.answers for pod in facts.pods):
         return Verdict("Available", "True", "Serving", "at least one replica serves")
     reason = "Starting" if facts.desired.replicas else "ScaledToZero"
     return Verdict("Available", "False", reason, "no replica serves")

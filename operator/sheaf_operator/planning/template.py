@@ -18,12 +18,14 @@ POD_FIELDS = {"source", "task", "engine", "accelerators", "lora"}
 def template_hash(model: Model, settings_digest: str = "", *, spot: bool = False) -> str:
     """Digest of all whose change needs new pods; equal inputs give equal hashes in every process.
 
+    Defaults are left out, so that a field that a later version adds rolls no pods.
+
     Args:
         model: the Model.
         settings_digest: what the operator itself puts into pods.
         spot: whether the pod is for spot capacity; a pod cannot move between the two.
     """
-    fields = model.spec.model_dump(mode="json", by_alias=True, include=POD_FIELDS)
+    fields = model.spec.model_dump(mode="json", by_alias=True, include=POD_FIELDS, exclude_defaults=True)
     content = json.dumps([fields, settings_digest, spot], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:HASH_LENGTH]
 
