@@ -1,5 +1,11 @@
-"""Real vLLM with Sheaf's kernels says what stock vLLM says, for many adapters in one batch and for each alone."""
+"""Real vLLM with Sheaf's kernels says what stock vLLM says, for many adapters in one batch and for each alone; and
+which kernels run is told as it is, by the engine and by the agent beside it.
+"""
 
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -70,12 +76,70 @@ def serve(tmp: Path, switch: str, *arguments: str) -> Iterator[Engine]:
             yield Engine(url, log)
 
 
+def kernels_in_state(url: str, tmp: Path) -> str:
+    """What an agent beside the engine says of its kernels."""
+    tmp.mkdir()
+    token, port = "a-token-for-this-test", running_sheaf.free_port()
+    (tmp / "token").write_text(token)
+    config = {"model": "base", "engineUrl": url, "listen": f"127.0.0.1:{port}", "tokenFile": str(tmp / "token"),
+              "adapterDir": str(tmp / "adapters"), "runDir": str(tmp)}  # fmt: skip
+    (tmp / "agent.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "sheaf_engine.agent", "--config", str(tmp / "agent.json")]
+    with (tmp / "log").open("w") as log:
+        agent = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        running_sheaf.await_health(f"http://127.0.0.1:{port}/healthz", agent, tmp / "log", 60)
+        return ready_state(f"http://127.0.0.1:{port}", token)["kernels"]
+    finally:
+        running_sheaf.stop(agent)
+
+
+def ready_state(url: str, token: str) -> dict[str, str]:
+    """The agent's state once it has seen its engine."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        headers = {"authorization": f"Bearer {token}"}
+        state = dict(httpx.get(f"{url}/v1/state", headers=headers, timeout=10).raise_for_status().json())
+        if state["engine"] == "Ready":
+            return state
+        time.sleep(0.2)
+    raise AssertionError("the agent never saw its engine")
+
+
+# A compiler that fails in every process, as on a machine that it does not know.
+BROKEN_COMPILER = """
+import sys
+from importlib.machinery import PathFinder
+
+
+class Breaker:
+    def find_spec(self, name, path=None, target=None):
+        if name != "numba":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            module.cfunc = fails
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def fails(*arguments, **named):
+    raise OSError("this machine is not known")
+
+
+sys.meta_path.insert(0, Breaker())
+"""
+
+
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Said]:
     """What stock vLLM says when asked one thing at a time."""
     with serve(tmp_path_factory.mktemp("stock"), "off", "--enforce-eager") as engine:
         assert 'kernels="stock"' in kernels(engine.url)
         assert "sheaf_or_stock_wrapper" not in engine.log.read_text()
+        assert kernels_in_state(engine.url, engine.log.parent / "agent") == "stock"
         return alone(engine.url)
 
 
@@ -101,6 +165,10 @@ def test_sheafs_kernels_run_and_say_so(engine: Engine) -> None:
     assert "Using sheaf_or_stock_wrapper" in log
 
 
+def test_the_agent_says_the_same_in_its_state(engine: Engine, tmp_path: Path) -> None:
+    assert kernels_in_state(engine.url, tmp_path / "agent") == "sheaf"
+
+
 def test_the_adapters_differ_from_each_other_and_from_the_base(expected: dict[tuple[str, str], Said]) -> None:
     assert len({expected[name, PROMPTS[0]].tokens for name in NAMES}) == len(NAMES)
 
@@ -115,3 +183,19 @@ def test_all_in_one_batch_say_what_each_says_alone(engine: Engine, expected: dic
     for _ in range(2):
         got = together(engine.url)
         assert [key for key in expected if not same(got[key], expected[key])] == []
+
+
+@pytest.fixture
+def uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN_COMPILER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    with serve(tmp_path, "auto", "--enforce-eager") as engine:
+        yield engine
+
+
+def test_where_the_compiler_fails_stock_kernels_run_and_everyone_is_told(uncompiled: Engine, tmp_path: Path) -> None:
+    assert "Sheaf kernels: stock (they do not compile on this machine)" in uncompiled.log.read_text()
+    assert 'kernels="stock",reason="they do not compile on this machine: OSError"' in kernels(uncompiled.url)
+    assert kernels_in_state(uncompiled.url, tmp_path / "agent") == "stock"
+    assert ask(uncompiled.url, "ewe", PROMPTS[0]).tokens

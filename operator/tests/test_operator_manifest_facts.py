@@ -163,7 +163,8 @@ def test_a_fetch_without_words():
 def test_no_node_takes_the_pod():
     shown = pod(node="")
     said = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    shown["status"]["conditions"][1] |= {"reason": "Unschedulable", "message": said}
+    tried = " no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful."
+    shown["status"]["conditions"][1] |= {"reason": "Unschedulable", "message": said + tried}
     found = facts(shown, None)
     assert (found.phase, found.reason) == ("Pending", "Unschedulable")
     assert found.message == f"{said[:-1]}; add nodes, lower the requests, or correct accelerators, spot or nodeSelector"
@@ -369,6 +370,7 @@ def test_facts_of_a_node():
 def test_last_words_are_one_short_clean_line():
     assert last_words("\x1b[31merror: a  b\x1b[0m\n\n") == "a b"
     assert last_words("") == ""
+    assert last_words("RuntimeError: it failed. See root cause above.") == ""
     assert len(last_words("x" * 5000)) == 600
     assert shorten("short") == "short"
 

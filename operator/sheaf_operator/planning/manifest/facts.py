@@ -1,5 +1,6 @@
 """What a Pod and a Node, as the API server shows them, mean to the planner."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from sheaf_operator.planning.manifest.troubles import STARTS_SLOWLY, Trouble, co
 from sheaf_operator.planning.manifest.wire import count, items, parse_time, section, text
 from sheaf_operator.planning.snapshot import Notice, Phase, PodFacts
 
+_PREEMPTION = re.compile(r"\.? (no new claims to deallocate, )?preemption: .*$")
 OLD_ZONE_LABEL = "failure-domain.beta.kubernetes.io/zone"
 _ENDED_MEND = {
     "Evicted": "give the pod larger requests and limits in the chart's resources, or the node more room",
@@ -160,6 +162,7 @@ def _unscheduled(pod: Mapping[str, Any]) -> Trouble:
     condition = _condition(pod, "PodScheduled")
     if condition.get("status") != "False":
         return Trouble()
-    said = shorten(" ".join(text(condition, "message").split())) or "no node takes the pod"
+    said = _PREEMPTION.sub("", " ".join(text(condition, "message").split()))
+    said = shorten(said) or "no node takes the pod"
     mend = "add nodes, lower the requests, or correct accelerators, spot or nodeSelector"
     return Trouble(text(condition, "reason") or "Unschedulable", f"{said.rstrip('.')}; {mend}")

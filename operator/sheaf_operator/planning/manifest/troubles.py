@@ -56,11 +56,15 @@ def container_trouble(pod: Mapping[str, Any]) -> Trouble:
 
 
 def last_words(message: str) -> str:
-    """The line of a program's last output that tells best why it ended."""
+    """The line of a program's last output that tells best why it ended; empty where none does.
+
+    An engine of several processes ends with `See root cause above`, which is not the cause.
+    """
     lines = [" ".join(_CONTROL.sub(" ", line).split()) for line in message.splitlines()]
     shown = [line for line in lines if line]
     named = (match[0] for line in reversed(shown) if (match := _ERROR.search(line)) and "root cause" not in line)
-    return shorten(next(named, shown[-1] if shown else "").removeprefix("error: "))
+    best = next(named, "") or next((line for line in reversed(shown) if "root cause" not in line), "")
+    return shorten(best.removeprefix("error: "))
 
 
 def shorten(message: str) -> str:
