@@ -189,6 +189,20 @@ async def test_the_gateway_gives_an_engine_no_more_than_it_runs_and_a_reserve(ma
     assert {status for status, _, _ in await asyncio.gather(*tasks, late)} == {200}
 
 
+async def test_who_waits_goes_in_when_pods_take_more_though_nothing_ended(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 1})
+    core = world.gateway.inference
+    core.capacity._bounds["base-0"] = 1
+    world.engines[0].pause = 1.2
+    tasks = [asyncio.create_task(ask(world, "POST", CHAT, chat())) for _ in range(2)]
+    await world.until(lambda: core.admission.waiting("base") == 1)
+    world.agents[0].load = {"running": 1, "waiting": 0, "kvUsage": 0.0}
+    world.agents[0].changed()
+    await world.until(lambda: len(world.engines[0].seen) == 2, within=1.0)
+    assert core.slots("base") == 2
+    assert [(await task)[0] for task in tasks] == [200, 200]
+
+
 async def test_figures_of_an_slo_follow_what_was_measured(make_world, ask):  # noqa: F811
     spec = promised(ttft={"p95": "5s"}, tpot={"p95": "2s"}, e2e={"p99": "10s"})
     world = await make_world(pods={"base": 1}, **spec)

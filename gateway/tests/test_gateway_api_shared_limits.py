@@ -199,6 +199,38 @@ async def test_while_redis_is_away_nobody_waits_for_it_and_it_is_found_again(ser
     assert limits._away_until == 0.0
 
 
+async def test_what_ended_while_redis_was_away_is_settled_when_it_is_back(start_engine, server, prefix, make_limits):
+    """The way to Redis is cut, not Redis: the lease that it still holds must not count for as long as a lease lasts."""
+    ways: list[asyncio.StreamWriter] = []
+
+    async def pass_on(reader, writer):
+        upstream, sink = await asyncio.open_connection("127.0.0.1", server.port)
+        ways.extend((writer, sink))
+        await asyncio.gather(copy(reader, sink), copy(upstream, writer))
+
+    async def copy(source, sink):
+        while data := await source.read(65_536):
+            sink.write(data)
+        sink.close()
+
+    endpoint = await start_engine(pass_on)
+    limits = make_limits(f"redis://{endpoint.host}:{endpoint.port}/0", prefix=prefix, timeout_s=0.1)
+    bound = scope(max_concurrent=1)
+    assert await limits.charge("1", bound, 0.0) is None
+    for way in ways:
+        way.transport.abort()
+    with pytest.raises(LimitsUnavailable):
+        await limits.charge("2", bound, 0.0)
+    limits.settle("1", bound, 0.0, refund=False)
+    await asyncio.gather(*limits._tasks)
+    assert len(limits._owed) == 1
+    limits._away_until = time.monotonic()
+    refused = await limits.charge("3", bound, 0.0)
+    assert refused.limit == "max_concurrent"
+    await asyncio.gather(*limits._tasks)
+    assert await limits.charge("4", bound, 0.0) is None
+
+
 async def test_a_redis_that_hangs_is_given_up_in_time(start_engine, prefix, make_limits):
     async def silent(reader, _writer):
         await reader.read()

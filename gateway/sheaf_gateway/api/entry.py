@@ -16,7 +16,7 @@ from sheaf_gateway.api import failures
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.shared import LimitsUnavailable, bounded
 from sheaf_gateway.api.usage import Usage
-from sheaf_gateway.routing.cost import tokens
+from sheaf_gateway.routing.cost import compute, pairs, tokens
 from sheaf_gateway.routing.prefix import BLOCK
 
 if TYPE_CHECKING:
@@ -163,4 +163,4 @@ class Entry:
         matched = router.index.match(ask.chain, [(pod.name, pod.epoch) for pod in pods])
         cached = min(tokens(max(matched.values(), default=0) * BLOCK), self.door.prompt)
         uncached, price = self.door.prompt - cached, router.model(ask.model).coefficients
-        return Work(uncached, cached, (price.base_ms + uncached * price.prefill_ms_per_token) / 1000.0)
+        return Work(uncached, cached, (price.base_ms + compute(uncached, pairs(uncached, cached), price)) / 1000.0)

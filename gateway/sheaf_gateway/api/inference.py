@@ -91,7 +91,7 @@ class Inference:
         self.attainment = AttainmentBook(store.declared)
         self.salts = Salts(rules.salt_secret)
         self.shared: SharedLimits | None = None
-        self.waiting = WaitingRoom(self.admission, self.loop)
+        self.waiting = WaitingRoom(self.admission, self.loop, self.slots)
         self.ids = RequestIds()
         self._sequence = itertools.count(1)
         self._life = os.urandom(8).hex()
@@ -130,7 +130,7 @@ class Inference:
     def call_in(self, model: str) -> None:
         """Let in as many of those who wait for a Model as there is room for."""
         if self.admission.waiting(model):
-            self.waiting.call_in(model, self.slots(model))
+            self.waiting.call_in(model)
 
     async def close(self) -> None:
         """Close what inference opened by itself."""
@@ -199,7 +199,8 @@ class Inference:
             meters.ttft(outcome.ttft)
         if outcome.tpot is not None:
             meters.tpot(outcome.tpot)
-        if slo := asked.served.promise.name:
+        slo, door = asked.served.promise.name, asked.door
+        if slo and not (door.batch and door.terms.interactive):
             self._attained(slo, record, outcome)
         if usage.prompt is not None:
             meters.reported(usage.prompt, usage.cached or 0, usage.output or 0)
@@ -216,7 +217,7 @@ class Inference:
         self.attainment.keep()
         self.router.keep([pod for pods in fleet.pods.values() for pod in pods])
         self.metrics.keep(fleet.served)
-        self.admission.keep(frozenset(fleet.pods))
+        self.admission.keep(frozenset(self.store.declared.models))
         for model in fleet.pods:
             self.call_in(model)
 

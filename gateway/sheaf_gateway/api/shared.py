@@ -7,12 +7,13 @@ absent one says. All keys carry one hash tag, for a script may touch one slot of
 
 While Redis does not answer, nobody waits for it: after one failure it is left alone for `_RETRY_S`, then a single
 request tries it again. Meanwhile the limits of this gateway alone hold (`fail_open`), or limited requests are refused.
+What ends meanwhile is settled when Redis is back.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import time
+from collections import deque
 from typing import cast
 
 import structlog
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
 _LEASE_S = 900.0
+_MAX_OWED = 10_000
 _LIMITS: tuple[Limited, ...] = ("requests_per_minute", "tokens_per_minute", "max_concurrent")
 
 _COMMON = """
@@ -94,6 +96,9 @@ return 0
 )
 
 
+_Debt = tuple[tuple[ScopedRate, ...], list[str | float | int]]
+
+
 class LimitsUnavailable(Exception):  # noqa: N818
     """Redis does not answer."""
 
@@ -119,6 +124,7 @@ class SharedLimits:
         self._settle = self._client.register_script(_SETTLE)
         self._away_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._owed: deque[_Debt] = deque(maxlen=_MAX_OWED)
 
     async def charge(self, lease: str, scopes: tuple[ScopedRate, ...], tokens: float) -> Refusal | None:
         """Charge a request of `tokens` to all its scopes, or to none and say which limit would be passed.
@@ -137,12 +143,10 @@ class SharedLimits:
     def settle(self, lease: str, scopes: tuple[ScopedRate, ...], correction: float, *, refund: bool) -> None:
         """A charged request is over and used `correction` tokens beyond its estimate; `refund`: it was never let in.
 
-        Nobody waits for it; if Redis is away the rates mend by themselves and the lease ends.
+        Nobody waits for it.
         """
-        arguments = [lease, correction, int(refund), *_rates(scopes)]
-        task = asyncio.ensure_future(self._settled(scopes, arguments))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._owed.append((scopes, [lease, correction, int(refund), *_rates(scopes)]))
+        self._repay()
 
     async def close(self) -> None:
         """Let what is under way end, then close every connection."""
@@ -150,9 +154,19 @@ class SharedLimits:
         await self._client.aclose()
         await self._pool.disconnect()
 
-    async def _settled(self, scopes: tuple[ScopedRate, ...], arguments: list[str | float | int]) -> None:
-        with contextlib.suppress(LimitsUnavailable):
-            await self._ask(self._settle, scopes, arguments)
+    def _repay(self) -> None:
+        task = asyncio.ensure_future(self._settle_all())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle_all(self) -> None:
+        while self._owed:
+            debt = self._owed.popleft()
+            try:
+                await self._ask(self._settle, *debt)
+            except LimitsUnavailable:
+                self._owed.appendleft(debt)
+                return
 
     async def _ask(
         self, script: AsyncScript, scopes: tuple[ScopedRate, ...], arguments: list[str | float | int]
@@ -170,7 +184,8 @@ class SharedLimits:
             self._failed(error, now)
             raise LimitsUnavailable from None
         if probing:
-            log.info("limits_shared_again")
+            log.info("limits_shared_again", owed=len(self._owed))
+            self._repay()
         self._away_until = 0.0
         return answer
 
