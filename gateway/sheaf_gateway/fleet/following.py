@@ -2,7 +2,10 @@
 copy."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
+
+import structlog
 
 from sheaf_gateway.config import GatewayConfig, KubernetesConfig
 from sheaf_gateway.fleet import source
@@ -13,6 +16,9 @@ from sheaf_gateway.fleet.persist import SnapshotFile
 from sheaf_gateway.fleet.residency import Residency
 from sheaf_gateway.fleet.store import FleetStore
 
+log = structlog.get_logger(__name__)
+
+AGAIN_S = 1.0
 FIRST_ROUND_S = 1.0
 
 
@@ -75,9 +81,10 @@ class KubernetesFollowing:
         """Follow the API server, and persist what it says."""
         if self._api is None or self._file is None:
             raise RuntimeError("`begin` comes first")
+        cluster = KubernetesSource(self._api, self._store, seed=self._seed)
         async with asyncio.TaskGroup() as group:
-            group.create_task(KubernetesSource(self._api, self._store, seed=self._seed).run())
-            group.create_task(self._file.run())
+            group.create_task(_without_end("cluster", cluster.run))
+            group.create_task(_without_end("snapshot", self._file.run))
 
     async def end(self) -> None:
         """Write what is not written yet."""
@@ -85,6 +92,16 @@ class KubernetesFollowing:
             await self._file.write()
         if self._api is not None:
             await self._api.close()
+
+
+async def _without_end(part: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a part again when it fails by an error of its own: neither may end the other, or the gateway."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("following_failed", part=part)
+        await asyncio.sleep(AGAIN_S)
 
 
 def following(config: GatewayConfig, store: FleetStore, residency: Residency, seed: int) -> Following:
