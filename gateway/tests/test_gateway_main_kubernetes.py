@@ -8,7 +8,7 @@ from gateway_fixtures import World, adapter, ask, chat, model  # noqa: F401
 from gateway_kube_server import KubeServer, kubeconfig, pod
 from gateway_raw_servers import TOKEN, Agent, Engine
 from sheaf_gateway.config import GatewayConfig
-from sheaf_gateway.fleet import persist
+from sheaf_gateway.fleet import following, persist
 from sheaf_gateway.fleet.kubernetes import backoff
 from sheaf_gateway.main import start
 
@@ -229,3 +229,20 @@ async def test_several_gateways_share_nothing_and_see_the_same(cluster, run, tmp
         await cluster.until(
             lambda gateway=gateway: "later" in gateway.store.fleet.served and len(gateway.store.states) == 2
         )
+
+
+async def test_a_part_that_fails_by_itself_is_taken_up_again(cluster, run, logged, monkeypatch):
+    monkeypatch.setattr(following, "AGAIN_S", 0.01)
+    failures = iter([RuntimeError("a bug")])
+    write = persist.SnapshotFile.write
+
+    async def fails_once(self):
+        for failure in failures:
+            raise failure
+        await write(self)
+
+    monkeypatch.setattr(persist.SnapshotFile, "write", fails_once)
+    await run()
+    await cluster.settled()
+    await cluster.until(cluster.file.exists)
+    assert [line["part"] for line in logged if line["event"] == "following_failed"] == ["snapshot"]
