@@ -7,6 +7,8 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from sheaf_operator.cluster.kubernetes.access import AccessError
 from sheaf_operator.config import ConfigError, OperatorConfig, read_config
 from sheaf_operator.handlers import logs
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(_operate(config, options.kubeconfig))
     except (ConfigError, AccessError, ListenError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line for whoever started it
+        return 1
+    except Exception:  # noqa: BLE001 - a line in the log, not a trace in the terminal
+        structlog.get_logger("sheaf.operator").exception("ended by a surprise")
         return 1
     return 0
 

@@ -79,9 +79,14 @@ class Operator:
             api, self.config.lease_name, self.identity, ticks, time.time, lambda: None, registry=self.registry
         )
         cluster = KubernetesCluster(
-            access, api, calls, self.config.pods, time.time, keeper.holds, self.stop, self.identity, self.registry
+            access, api, calls, self.config.pods, time.time, keeper.holds, self.identity, self.registry
         )
-        reconciler = Reconciler(cluster, time.time, ticks, keeper.holds, metrics=Metrics(self.registry))
+
+        def may_act() -> bool:
+            """Nothing is planned on half a view."""
+            return cluster.complete.is_set() and keeper.holds()
+
+        reconciler = Reconciler(cluster, time.time, ticks, may_act, metrics=Metrics(self.registry))
         keeper.moved = reconciler.stir
         return cluster, keeper, reconciler
 

@@ -59,7 +59,7 @@ class WatchMetrics:
 
 @dataclass
 class KubernetesCluster:
-    """One namespace. `clock`: Unix seconds; `may_write` is asked before each write; `on_signal` ends the process."""
+    """One namespace. `clock`: Unix seconds; `may_write` is asked before each write."""
 
     configuration: Configuration
     api: ApiServer
@@ -67,7 +67,6 @@ class KubernetesCluster:
     settings: PodSettings
     clock: Callable[[], float]
     may_write: Callable[[], bool]
-    on_signal: Callable[[], None]
     instance: str
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -76,6 +75,7 @@ class KubernetesCluster:
         self._moved, self._relist = asyncio.Event(), asyncio.Event()
         self.complete = asyncio.Event()
         self._told_all = False
+        self._list_trouble = ""
         self.metrics = WatchMetrics(self.registry)
         self.view = View(self._index, self.clock, self._moved.set, self._address_moved)
         self.agents = AgentPool(self.calls, self._heard, self.registry)
@@ -133,7 +133,7 @@ class KubernetesCluster:
             self.list_again()
             began = self._now()
             try:
-                await watch(self.configuration, self.api.namespace, self._seen, self.on_signal)
+                await watch(self.configuration, self.api.namespace, self._seen)
             except Exception as error:  # noqa: BLE001 - whatever ends kopf, it is started again
                 _log.warning("the watch ended; it starts again", error=f"{type(error).__name__}: {error}"[:500])
             failures = 0 if self._now() - began > RELIST else failures + 1
@@ -166,8 +166,11 @@ class KubernetesCluster:
             await sweep(self.api, self.view)
         except ClusterError as error:
             self.metrics.lists.labels("failed").inc()
-            _log.info("not everything can be listed; it is tried again", error=str(error))
+            if str(error) != self._list_trouble:
+                self._list_trouble = str(error)
+                _log.warning("not everything can be listed; it is tried again", error=str(error))
             return False
+        self._list_trouble = ""
         self.metrics.lists.labels("done").inc()
         if not self.complete.is_set():
             await self.agents.all_asked(FIRST_ANSWERS)

@@ -3,11 +3,17 @@
 Only event handlers are used: no handler state is kept in annotations, there are no finalizers, and kopf's own peering,
 event posting and scanning for new kinds are off. kopf tells of no object that vanished while a watch was interrupted;
 the lists of `sweep` find those, and are asked for whenever a watch may have missed something.
+
+kopf runs in a thread with a loop of its own: there it takes no signals, keeps no write waiting while it takes in a
+large list, and can be started again after a failure without leaving anything behind.
 """
 
 import asyncio
+import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import kopf
@@ -18,7 +24,7 @@ from sheaf_operator.cluster.kubernetes.client import CONNECT_TIMEOUT, PAGE
 from sheaf_operator.cluster.kubernetes.resources import WATCHED, Raw, Resource
 from sheaf_operator.cluster.kubernetes.storage import NoDiff, NoProgress
 
-ENDING = 2.0
+ENDING = 3.0
 PATIENCE = (0.5, 1.0, 2.0, 4.0, 5.0)
 
 _log = structlog.get_logger("sheaf.operator.watch")
@@ -77,31 +83,67 @@ def _listen(made: kopf.OperatorRegistry, resource: Resource, sink: Sink) -> None
         sink(event["type"], resource, event["object"])
 
 
-async def watch(configuration: Configuration, namespace: str, sink: Sink, on_signal: Callable[[], None]) -> None:
-    """Watch until cancelled, or until kopf gives up; then the error says why.
+async def watch(configuration: Configuration, namespace: str, sink: Sink) -> None:
+    """Watch until cancelled, or until kopf gives up; then the error says why. The sink is called in this loop."""
+    loop = asyncio.get_running_loop()
 
-    kopf puts its own signal handlers in place as it starts; `on_signal` is put back in their place.
-    """
-    tasks = await kopf.spawn_tasks(
-        registry=registry(configuration, sink), settings=settings(*WATCHED), standalone=True, namespaces=[namespace]
-    )
-    take_signals(on_signal)
+    def hand_over(*event: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may end before the thread
+            loop.call_soon_threadsafe(sink, *event)
+
+    thread = _Thread(configuration, namespace, hand_over)
+    ended = asyncio.ensure_future(asyncio.wrap_future(thread.ended))
+    thread.start()
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        await asyncio.shield(ended)
     finally:
-        await _end(tasks)
+        thread.stop()
+        _, late = await asyncio.wait({ended}, timeout=ENDING)
+        if late:
+            _log.warning("kopf does not end in time")
 
 
-async def _end(tasks: Any) -> None:
-    for _ in range(2):
-        for task in tasks:
-            task.cancel()
-        _, late = await asyncio.wait(tasks, timeout=ENDING)
-        if not late:
+class _Thread(threading.Thread):
+    """kopf in a loop of its own: it cancels every task of its loop as it ends, and leaves some behind as it fails."""
+
+    def __init__(self, configuration: Configuration, namespace: str, sink: Sink) -> None:
+        super().__init__(name="kopf", daemon=True)
+        self._registry, self._namespace = registry(configuration, sink), namespace
+        self.ended: Future[None] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._operate())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            self._end(error)
+        else:
+            self._end(None)
+
+    def stop(self) -> None:
+        """Begin to end; may be called from another thread."""
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _operate(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        await kopf.operator(
+            registry=self._registry,
+            settings=settings(*WATCHED),
+            standalone=True,
+            namespaces=[self._namespace],
+            stop_flag=self._stop,
+        )
+
+    def _end(self, error: BaseException | None) -> None:
+        if self.ended.cancelled():
             return
-    _log.warning("kopf does not end", tasks=len(late))
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
 
 
 def take_signals(on_signal: Callable[[], None]) -> None:
