@@ -63,6 +63,7 @@ def test_names_default_to_the_model():
         (["--lora-modules", "x"], "not NAME=PATH"),
         (["--lora-modules", '{"name": "x"}'], "keys name and path"),
         (["--fault", "boom:1"], "--fault"),
+        (["--startup-delay", "-1"], "--startup-delay must be 0"),
     ],
 )
 def test_a_command_line_that_cannot_work_is_refused_with_the_reason(arguments, said):

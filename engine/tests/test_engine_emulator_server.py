@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -198,7 +199,13 @@ async def read_stream(client: httpx.AsyncClient) -> bytes:
 
 @pytest.mark.parametrize(
     ("fault", "end", "chunks"),
-    [("reset:3", b"RESET", 3), ("hang:3", b"SILENCE", 3), ("garbage:3", b"[DONE]\n\n", None)],
+    [
+        ("reset:3", b"RESET", 3),
+        ("hang:3", b"SILENCE", 3),
+        ("garbage:3", b"[DONE]\n\n", None),
+        ("cut:3", b"RESET", 3),
+        ("dribble:0.01", b"SILENCE", 1),
+    ],
 )
 async def test_a_fault_strikes_a_stream(fault, end, chunks):
     async with emulator("--fault", fault) as client:
@@ -206,6 +213,38 @@ async def test_a_fault_strikes_a_stream(fault, end, chunks):
         assert data.endswith(end)
         assert chunks is None or data.count(b"data: ") == chunks
         assert (b"\xff\xfe" in data) == (chunks is None)
+
+
+async def test_a_stream_cut_in_the_middle_of_a_chunk_ends_with_half_of_it():
+    async with emulator("--fault", "cut:2") as client:
+        last = (await read_stream(client)).removesuffix(b"RESET").split(b"\n\n")[-1]
+        assert last.startswith(b"data: ")
+        assert not last.endswith(b"}")
+
+
+async def test_faults_come_and_go_while_it_runs_where_that_is_allowed():
+    async with emulator("--faults") as client:
+        assert (await read_stream(client)).endswith(b"[DONE]\n\n")
+        assert (await client.post("/faults", json={"fault": "reset:3"})).json() == {"fault": "reset:3"}
+        assert (await read_stream(client)).endswith(b"RESET")
+        await client.post("/faults", json={"fault": "metrics:7"})
+        assert 'vllm:num_requests_running{engine="0",model_name="tiny"} 7\n' in (await client.get("/metrics")).text
+        refused = await client.post("/faults", json={"fault": "explode:1"})
+        assert (refused.status_code, "KIND:NUMBER" in refused.text) == (400, True)
+        await client.post("/faults", json={"fault": None})
+        assert (await read_stream(client)).endswith(b"[DONE]\n\n")
+    async with emulator() as client:
+        assert (await client.post("/faults", json={"fault": "reset:3"})).status_code == 404
+
+
+async def test_a_slow_start_keeps_the_port_closed_and_can_be_stopped():
+    began = time.monotonic()
+    async with emulator("--startup-delay", "0.3"):
+        assert time.monotonic() - began >= 0.3
+    options = parse([*ARGUMENTS, "--startup-delay", "60"], RUNTIME_LORA)
+    stop = asyncio.Event()
+    stop.set()
+    await asyncio.wait_for(serve(options, listen(options), stop), 2)
 
 
 async def test_a_stream_that_is_cut_leaves_nothing_running():

@@ -12,12 +12,13 @@ import structlog
 from sheaf_engine.emulator import wire
 from sheaf_engine.emulator.errors import SERVER_ERROR, ApiError, PlainError
 from sheaf_engine.emulator.exchange import ClientGoneError, Exchange, Receive, Reply, Send
-from sheaf_engine.emulator.faults import StreamResetError
+from sheaf_engine.emulator.faults import Fault, StreamResetError
 from sheaf_engine.emulator.protocol import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
+    FaultBody,
     LoadAdapterBody,
     Sampling,
     TokenizeBody,
@@ -75,6 +76,8 @@ class App:
         if options.runtime_lora:
             routes["/v1/load_lora_adapter"] = {"POST": self._load_adapter}
             routes["/v1/unload_lora_adapter"] = {"POST": self._unload_adapter}
+        if options.faults:
+            routes["/faults"] = {"POST": self._set_fault}
         if options.development:
             routes["/reset_prefix_cache"] = {"POST": self._reset_prefix_cache}
         return routes
@@ -101,7 +104,8 @@ class App:
     async def _metrics(self, exchange: Exchange) -> None:
         core = self._service.core
         page = core.metrics.render(core.engine, time.time())
-        await exchange.reply(Reply(page, media_type=_METRICS_TYPE))
+        fault = self._service.fault
+        await exchange.reply(Reply(fault.page(page) if fault else page, media_type=_METRICS_TYPE))
 
     async def _event_sources(self, exchange: Exchange) -> None:
         events = self._service.options.events
@@ -145,6 +149,14 @@ class App:
 
     async def _reset_prefix_cache(self, exchange: Exchange) -> None:
         await exchange.reply(Reply(media_type=None, status=200 if self._service.core.clear_prefix_cache() else 409))
+
+    async def _set_fault(self, exchange: Exchange) -> None:
+        body = await exchange.read(FaultBody)
+        try:
+            self._service.fault = None if body.fault is None else Fault.parse(body.fault)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="fault") from error
+        await exchange.reply(Reply(orjson.dumps({"fault": body.fault})))
 
     async def _embeddings(self, exchange: Exchange) -> None:
         body = await exchange.read(EmbeddingBody)
@@ -243,14 +255,15 @@ class _Sender:
 
     def __init__(self, exchange: Exchange, service: Service) -> None:
         self._exchange = exchange
-        self._fault = service.options.fault
+        self._service = service
         self._number = 0
 
     async def send(self, chunk: bytes) -> None:
         self._number += 1
-        if self._fault is not None:
-            chunk = await self._fault.spoil(chunk, self._number)
-        await self._exchange.write(chunk)
+        if self._service.fault is None:
+            await self._exchange.write(chunk)
+        else:
+            await self._service.fault.deliver(chunk, self._number, self._exchange.write)
 
 
 def _allow(error: ApiError, methods: dict[str, Handler]) -> tuple[tuple[bytes, bytes], ...]:

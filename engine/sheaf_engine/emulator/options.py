@@ -51,6 +51,8 @@ class Options:
         force_usage: whether every stream tells its usage.
         events: KV events.
         fault: what to do wrong.
+        faults: whether ``POST /faults`` may change that.
+        startup_delay_s: seconds until the port opens.
         grace_s: seconds that requests under way get at shutdown.
         development: whether vLLM's development endpoints are served.
         ignored: vLLM flags that were taken and ignored.
@@ -74,6 +76,8 @@ class Options:
     force_usage: bool
     events: EventsConfig
     fault: Fault | None
+    faults: bool
+    startup_delay_s: float
     grace_s: int
     development: bool
     ignored: tuple[str, ...]
@@ -109,6 +113,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         force_usage=known.enable_force_include_usage,
         events=_events(known.kv_events_config),
         fault=None if known.fault is None else _fault(known.fault),
+        faults=known.faults,
+        startup_delay_s=_delay(known.startup_delay),
         grace_s=known.shutdown_timeout,
         development=_true(environment.get("VLLM_SERVER_DEV_MODE")),
         ignored=ignored,
@@ -132,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--profile", default=_DEFAULT_PRESET, help=f"a JSON file or one of: {', '.join(sorted(PRESETS))}")
     own.add_argument("--speed", type=float, default=1.0, help="how many times faster than the profile")
     own.add_argument("--fault", metavar="KIND:NUMBER", help="do something wrong; see docs/timing-model.md")
+    own.add_argument("--faults", action="store_true", help="let POST /faults change that while it runs")
+    own.add_argument("--startup-delay", type=float, default=0.0, help="seconds until the port opens")
     own.add_argument("--trust-adapter-paths", action="store_true", help="take adapters whose path does not exist")
     return parser
 
@@ -200,6 +208,12 @@ def _speed(speed: float) -> float:
     if not 0 < speed < float("inf"):
         raise OptionError(f"--speed must be above 0, not {speed}")
     return speed
+
+
+def _delay(seconds: float) -> float:
+    if not 0 <= seconds < float("inf"):
+        raise OptionError(f"--startup-delay must be 0 or more seconds, not {seconds}")
+    return seconds
 
 
 def _events(text: str) -> EventsConfig:

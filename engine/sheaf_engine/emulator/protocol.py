@@ -266,6 +266,12 @@ class UnloadAdapterBody(Body):
     lora_name: str
 
 
+class FaultBody(Body):
+    """``POST /faults``: KIND:NUMBER, or null for none."""
+
+    fault: str | None = None
+
+
 def _refusal(param: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message, "param": param})
 

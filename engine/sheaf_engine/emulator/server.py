@@ -46,7 +46,6 @@ def build(options: Options) -> tuple[Service, Publisher | None]:
         raise OptionError(str(error)) from error
     metrics = Metrics(options.served_names[0], options.profile, lora=options.lora)
     core = EngineCore(options.profile, options.speed, metrics, publisher)
-    core.delay = options.fault.delay if options.fault else 0.0
     return Service(options, tokenizer, core), publisher
 
 
@@ -69,6 +68,9 @@ async def serve(options: Options, listener: socket.socket, stop: asyncio.Event) 
     Raises:
         OptionError: when an adapter or an endpoint named on the command line cannot be used.
     """
+    if await _stopped_within(options.startup_delay_s, stop):
+        listener.close()
+        return
     service, publisher = build(options)
     try:
         await _load_static_adapters(service)
@@ -76,6 +78,15 @@ async def serve(options: Options, listener: socket.socket, stop: asyncio.Event) 
     finally:
         if publisher is not None:
             publisher.close()
+
+
+async def _stopped_within(seconds: float, stop: asyncio.Event) -> bool:
+    if not seconds:
+        return False
+    _log.info("emulator starts slowly", seconds=seconds)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
 
 
 async def serve_until_signal(options: Options, listener: socket.socket) -> None:

@@ -11,6 +11,7 @@ from hashlib import blake2b, shake_128
 from sheaf_engine.emulator.adapters import AdapterRegistry, ServedAdapter
 from sheaf_engine.emulator.core import EngineCore
 from sheaf_engine.emulator.errors import ApiError, bad_parameter
+from sheaf_engine.emulator.faults import Fault
 from sheaf_engine.emulator.generation import Ending, Generation, Prompt, Times
 from sheaf_engine.emulator.options import Options
 from sheaf_engine.emulator.protocol import ChatBody, Message, Sampling
@@ -80,6 +81,7 @@ class Service:
 
     def __init__(self, options: Options, tokenizer: Tokenizer, core: EngineCore) -> None:
         self.options = options
+        self._fault: Fault | None = None
         self.tokenizer = tokenizer
         self.core = core
         self.adapters = AdapterRegistry(
@@ -92,6 +94,17 @@ class Service:
         self._speakers: dict[str, Speaker] = {}
         self._numbers = itertools.count()
         self._loading: dict[str, asyncio.Lock] = {}
+        self.fault = options.fault
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is done wrong now; it can be changed at any time."""
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault | None) -> None:
+        self._fault = fault
+        self.core.delay = fault.delay if fault else 0.0
 
     @property
     def max_model_len(self) -> int:
