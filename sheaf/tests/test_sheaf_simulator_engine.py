@@ -120,7 +120,7 @@ def test_a_pod_that_is_stopped_gives_back_what_it_had_and_says_nothing_more() ->
     clock, told = Clock(), []
     pod: Pod[Flying] = Pod("p", "m", PROFILE, clock, lambda *_: None, told.append, told.append)
     pod.submit(Flying(1), 10, 100, [], None)
-    assert [flight.number for flight in pod.stop()] == [1]
+    assert [flight.number for flight, _ in pod.stop()] == [1]
     clock.run()
     assert told == []
 

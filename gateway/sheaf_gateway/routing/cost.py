@@ -6,7 +6,7 @@
     adapter  = 0 where resident, adapter_load_ms / 2 where it is loading, adapter_load_ms otherwise,
                + slots_short * slot_ms
     harm     = running * (stream_ms + uncached_tokens * interference_ms_per_token) + kv_pressure * preemption_ms
-               + queued * (what prefill costs above base_ms)
+               + (queued + 1) * (what prefill costs above base_ms: it is paid by those there and those to come)
 
 The coefficients and their units are explained in docs/gateway.md. `CostModel` corrects them online from
 observed times to the first token by normalised least mean squares with clipped residuals: a stalled engine or
@@ -31,7 +31,7 @@ class Coefficients(msgspec.Struct, frozen=True, kw_only=True):
     attention_ms_per_pair: float = 0.0
     waiting_ms: float = 50.0
     adapter_load_ms: float = 400.0
-    stream_ms: float = 2.0
+    stream_ms: float = 5.0
     interference_ms_per_token: float = 0.002
     preemption_ms: float = 500.0
     slot_ms: float = 3000.0
@@ -78,7 +78,7 @@ def cost(work: Work, price: Coefficients) -> Terms:
     adapter = _ADAPTER_SHARE[work.residency] * price.adapter_load_ms + work.slots_short * price.slot_ms
     pressure = max(0.0, work.kv_usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM)
     disturbed = price.stream_ms + work.uncached_tokens * price.interference_ms_per_token
-    harm = work.running * disturbed + pressure * price.preemption_ms + work.queued * own
+    harm = work.running * disturbed + pressure * price.preemption_ms + (work.queued + 1) * own
     return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm)
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "explain": "sheaf.cli.explain:explain",
     "validate": "sheaf.cli.manifests:validate",
     "digest": "sheaf.cli.manifests:digest",
+    "simulate": "sheaf.cli.simulate:simulate",
     "keys": "sheaf.cli.keys:app",
     "version": "sheaf.cli.version:version",
 }

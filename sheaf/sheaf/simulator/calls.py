@@ -48,6 +48,19 @@ class Call:
     tenant: str = ""
     session: int = 0
 
+    def at(self, arrival: float) -> Call:
+        """The same at another time."""
+        return Call(
+            arrival,
+            self.model,
+            self.segments,
+            self.input_tokens,
+            self.output_tokens,
+            self.adapter,
+            self.tenant,
+            self.session,
+        )
+
 
 @functools.lru_cache(maxsize=65_536)
 def root(model: str, adapter: str | None, salt: str) -> int:

@@ -53,6 +53,13 @@ class Clock:
             self.happened += 1
             action(item)
 
+    def step(self) -> bool:
+        """Let the next thing happen; False where nothing is due any more."""
+        if not self._heap:
+            return False
+        self.run(self._heap[0][0])
+        return True
+
     def feed(self, arrivals: Iterable[T], action: Callable[[T], None]) -> None:
         """Call `action` with each arrival at its time; they come in order of time and are read one ahead."""
         self._next(iter(arrivals), action)

@@ -8,6 +8,7 @@ nobody outside needs to look.
 from __future__ import annotations
 
 from sheaf_engine.timing import Engine, TimingProfile
+from sheaf_engine.timing.batch import Sequence
 
 
 class CoastingEngine(Engine):
@@ -15,6 +16,12 @@ class CoastingEngine(Engine):
 
     def __init__(self, profile: TimingProfile) -> None:
         super().__init__(profile, trace=False)
+
+    def generated(self, sequence: Sequence) -> int:
+        """Tokens that a running sequence has emitted."""
+        batch = self._batch
+        steps = batch.counter - sequence.joined if sequence.ticket >= 0 else 0
+        return sequence.generated + steps
 
     def quiet_steps(self) -> int:
         """Steps that certainly only decode, with nobody finishing; 0 when the next one may do more."""

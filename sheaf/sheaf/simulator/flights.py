@@ -21,11 +21,24 @@ class Flight:
         sent_at: when it was last sent to a pod, seconds.
         first_at: when its first token was out, 0 before.
         cached: tokens of its prompt found in the cache.
+        kept: tokens that the caller had when its last pod was lost.
         attempts: pods that it was sent to.
         note: whatever the policy wants to remember of it.
     """
 
-    __slots__ = ("attempts", "cached", "call", "chain", "first_at", "hashes", "note", "number", "pod", "sent_at")
+    __slots__ = (
+        "attempts",
+        "cached",
+        "call",
+        "chain",
+        "first_at",
+        "hashes",
+        "kept",
+        "note",
+        "number",
+        "pod",
+        "sent_at",
+    )
 
     def __init__(self, number: int, call: Call, hashes: list[int], chain: list[int]) -> None:
         self.number = number
@@ -37,4 +50,5 @@ class Flight:
         self.first_at = 0.0
         self.cached = 0
         self.attempts = 0
+        self.kept = 0
         self.note: Any = None

@@ -84,11 +84,19 @@ class Pod(Generic[F]):
         if not self._stepping:
             self._look_at(max(self._at, self._clock.now))
 
-    def stop(self) -> list[F]:
-        """End at once; returns the requests that are lost."""
+    def load_adapter(self, name: str, rank: int) -> None:
+        """Load an adapter ahead of requests, as an agent does."""
+        self.engine.load_adapter(Adapter(name, rank))
+
+    def stop(self) -> list[tuple[F, int]]:
+        """End at once; returns the requests that are lost, with the tokens that callers already have of each."""
+        if not self._stepping and self.engine.busy:
+            self._at = self.engine.coast(self._at, self._clock.now)
         self._turn += 1
         self._stepping = True
-        lost = list(self.flights.values())
+        out = {sequence.request.id: self.engine.generated(sequence) for sequence in self.engine.sequences()}
+        early = int(self._at > self._clock.now)
+        lost = [(flight, max(0, out.get(number, 0) - early)) for number, flight in self.flights.items()]
         self.flights.clear()
         return lost
 

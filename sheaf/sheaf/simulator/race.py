@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from sheaf_engine.timing import Adapter, TimingProfile
 
 from sheaf.simulator.calls import GATEWAY_TOKENS, Call, block_hashes
 from sheaf.simulator.clock import Clock
 from sheaf.simulator.flights import Flight
+from sheaf.simulator.outcome import Outcome
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.policies.base import Policy
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What callers saw, one entry a request in order of its end. Times are seconds.
-
-    Attributes:
-        arrival: when it came.
-        ttft: time to first token.
-        tpot: time for each further token; 0 where there was none.
-        prompt: prompt tokens.
-        cached: prompt tokens found in the cache.
-        output: tokens generated.
-    """
-
-    arrival: array[float] = field(default_factory=lambda: array("d"))
-    ttft: array[float] = field(default_factory=lambda: array("d"))
-    tpot: array[float] = field(default_factory=lambda: array("d"))
-    prompt: array[int] = field(default_factory=lambda: array("l"))
-    cached: array[int] = field(default_factory=lambda: array("l"))
-    output: array[int] = field(default_factory=lambda: array("l"))
-
-    def note(self, flight: Flight, now: float) -> None:
-        """A request is done."""
-        call = flight.call
-        further = call.output_tokens - 1
-        self.arrival.append(call.arrival)
-        self.ttft.append(flight.first_at - call.arrival)
-        self.tpot.append((now - flight.first_at) / further if further else 0.0)
-        self.prompt.append(call.input_tokens)
-        self.cached.append(flight.cached)
-        self.output.append(call.output_tokens)
 
 
 class Race:

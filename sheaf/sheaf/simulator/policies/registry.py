@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from sheaf.simulator.policies.balance import BoundedHash, LeastRequest, LeastTokens, RoundRobin, Session
 from sheaf.simulator.policies.base import Policy
 from sheaf.simulator.policies.product import Product
-from sheaf.simulator.policies.scorers import Dynamo, LlmD
+from sheaf.simulator.policies.scorers import Dynamo, LlmD, Oracle
 from sheaf.simulator.policies.trees import CacheAware, Preble, PrefixAware, PrefixCache
 
 POLICIES: Mapping[str, Callable[[int], Policy]] = {
@@ -25,4 +25,5 @@ POLICIES: Mapping[str, Callable[[int], Policy]] = {
     "llm-d-precise-lora": lambda seed: LlmD(seed, lora=True, precise=True),
     "preble-e2": Preble,
     "dynamo": Dynamo,
+    "oracle": Oracle,
 }

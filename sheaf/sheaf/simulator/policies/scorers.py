@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.pods import Pod
@@ -143,4 +142,11 @@ class Dynamo(Policy):
         return -(-flight.call.input_tokens // pod.engine.profile.block_size)
 
 
-PolicyFactory = Callable[[int], Policy]
+class Oracle(Policy):
+    """No peer: the longest match in the caches as they are, whatever the load; the least loaded where equal."""
+
+    name = "oracle"
+
+    def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:  # noqa: ARG002
+        """The best hit that can be had now."""
+        return max(pods, key=lambda pod: (pod.cached_tokens(flight.hashes), -self.running[pod.name]))

@@ -42,22 +42,7 @@ def read_trace(path: Path) -> list[Call]:
         raise TraceError(path, 1, "holds no request", "a trace needs one at least")
     calls.sort(key=lambda call: call.arrival)
     start = calls[0].arrival
-    return [_from(call, start) for call in calls]
-
-
-def _from(call: Call, start: float) -> Call:
-    if not start:
-        return call
-    return Call(
-        call.arrival - start,
-        call.model,
-        call.segments,
-        call.input_tokens,
-        call.output_tokens,
-        call.adapter,
-        call.tenant,
-        call.session,
-    )
+    return [call.at(call.arrival - start) for call in calls] if start else calls
 
 
 def _calls(path: Path, file: Iterator[bytes]) -> Iterator[Call]:
