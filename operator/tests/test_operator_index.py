@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_world import NOW, World, make_adapter, make_model, make_pod, make_policy, make_slo
 from sheaf_crds import Model
-from sheaf_crds.agent_api import AgentState, EngineLoad
+from sheaf_crds.agent_api import AdapterState, AgentState, EngineLoad
 from sheaf_operator.planning import ClusterSnapshot, Finding, FleetIndex, Key, Plan, PodFacts, plan, plan_key
 from sheaf_operator.planning.groups import Groups
 
@@ -34,7 +34,10 @@ def models(draw) -> Model:
 
 @st.composite
 def pods(draw) -> PodFacts:
-    model, agent = make_model(draw(names)), AgentState(engine="Ready", load=EngineLoad(running=draw(st.integers(0, 1))))
+    state = AdapterState(name="a", state="Resident", activity=draw(st.integers(0, 10)) / 10)
+    load = EngineLoad(running=draw(st.integers(0, 1)))
+    agent = AgentState(engine="Ready", load=load, adapters=draw(st.sampled_from([(), (state,)])))
+    model = make_model(draw(names))
     owner = draw(st.sampled_from([model.metadata.uid, "uid-of-another"]))
     return make_pod(
         model, f"{draw(names)}-{draw(st.integers(0, 1))}", owner_uid=owner, agent=draw(st.sampled_from([None, agent]))
@@ -144,13 +147,21 @@ def test_an_slo_that_comes_or_goes_touches_its_models_but_not_one_that_changes()
 
 
 def test_what_decides_nothing_touches_nothing():
-    """New resource versions, and the load of a pod that stays."""
+    """New resource versions, the load of a pod that stays, and a little activity."""
     index, pod = filled(), make_pod(make_model(), "p")
     renewed = make_model(metadata={"resourceVersion": "7"}, sloRef={"name": "x"}, autoscalingPolicyRef={"name": "x"})
     assert index.upsert(renewed) == frozenset()
     busy = AgentState(engine="Ready", version=9, load=EngineLoad(running=3))
     assert index.upsert(replace(pod, agent=busy)) == frozenset()
     assert index.pod("p").agent.load.running == 3
+
+    def using(activity: float) -> PodFacts:
+        state = AdapterState(name="a", state="Resident", activity=activity)
+        return replace(pod, agent=busy.model_copy(update={"adapters": (state,)}))
+
+    assert index.upsert(using(0.0)) == {Key("Model", "m")}
+    assert index.upsert(using(0.2)) == index.upsert(using(0.1)) == frozenset()
+    assert index.upsert(using(0.3)) == {Key("Model", "m")}
     leaving = busy.model_copy(update={"draining": True})
     assert index.upsert(replace(pod, agent=leaving)) == {Key("Model", "m")}
     idle = leaving.model_copy(update={"load": EngineLoad()})

@@ -1,7 +1,10 @@
 """Placement: capacity is kept, priority decides, pods share evenly, little moves, and history does not matter."""
 
 import itertools
+import math
+import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_operator.planning.placement import Want, place
@@ -50,7 +53,8 @@ def test_pods_of_equal_size_share_evenly(adapters, count):
     placed = place([Want(f"a{i}", 1) for i in range(adapters)], {f"p{i}": 100 for i in range(count)})
     sizes = sorted(len(held) for held in placed.values())
     assert sum(sizes) == adapters
-    assert sizes[-1] <= -(-adapters // count) + adapters // count // 8
+    average = adapters / count
+    assert sizes[-1] <= math.ceil(average) + max(average // 8, average >= 4)
 
 
 def test_a_pod_that_comes_moves_little_more_than_its_own_share():
@@ -62,6 +66,17 @@ def test_a_pod_that_comes_moves_little_more_than_its_own_share():
     assert stayed >= 200 * 0.75
 
 
+def test_an_adapter_that_comes_moves_few_others():
+    pods = {f"p{i}": 100 for i in range(20)}
+    placed = [place([Want(f"adapter-{i}", 1) for i in range(count)], pods) for count in range(190, 211)]
+    moved = [
+        count - sum(len(before[pod] & after[pod]) for pod in pods)
+        for count, (before, after) in enumerate(itertools.pairwise(placed), 190)
+    ]
+    assert sum(moved) / len(moved) <= 2
+    assert max(moved) <= 20
+
+
 def test_every_adapter_gets_its_first_replica_before_any_gets_its_second():
     placed = place([Want("a", 2), Want("b", 2), Want("c", 2)], {"p": 2, "q": 1})
     assert set(itertools.chain(*placed.values())) == {"a", "b", "c"}
@@ -71,6 +86,16 @@ def test_the_higher_priority_stays_when_room_is_short():
     assert place([Want("low", 1), Want("high", 1, priority=1)], {"p": 1}) == {"p": frozenset({"high"})}
 
 
-def test_thousands_of_adapters_are_placed_quickly():
-    placed = place([Want(f"a{i}", 2) for i in range(3_000)], {f"p{i}": 2000 for i in range(8)})
-    assert sum(map(len, placed.values())) == 6_000
+@pytest.mark.parametrize(("replicas", "capacity"), [(1, 400), (1, 100), (2, 500)])
+def test_ten_thousand_adapters_find_their_places_on_fifty_pods_at_once(replicas, capacity):
+    """In 0.2 s on an idle core; the bound here leaves room for a busy machine."""
+    wants = [Want(f"a{i}", replicas, i % 3) for i in range(10_000)]
+    started = time.process_time()
+    placed = place(wants, {f"p{i}": capacity for i in range(50)})
+    assert time.process_time() - started < 0.8
+    assert sum(map(len, placed.values())) == min(10_000 * replicas, 50 * capacity)
+
+
+def test_adapters_that_every_pod_should_hold_are_on_every_pod():
+    placed = place([Want(f"a{i}", 9) for i in range(20)], {f"p{i}": 20 for i in range(6)})
+    assert all(len(held) == 20 for held in placed.values())

@@ -14,7 +14,7 @@ from sheaf_crds import Adapter, Model
 from sheaf_crds.agent_api import AdapterState
 
 from sheaf_operator.planning.engine import lora_capacity
-from sheaf_operator.planning.placement import Shelves, Want
+from sheaf_operator.planning.placement import Shelves, Want, place
 from sheaf_operator.planning.popularity import wished_replicas
 from sheaf_operator.planning.snapshot import PodFacts
 
@@ -47,8 +47,7 @@ def pinning(model: Model, adapters: Sequence[Adapter], pods: Iterable[PodFacts])
     there = [pod for pod in pods if pod.live or pod.bides]
     serving = [pod for pod in there if pod.ready]
     declared = [Want(adapter.name, adapter.spec.replicas, adapter.spec.priority) for adapter in adapters]
-    everywhere = Shelves(_capacities(model, there))
-    everywhere.fill(declared)
+    starting = {} if len(there) == len(serving) else place(declared, _capacities(model, there))
     shelves = Shelves(_capacities(model, serving))
     shelves.fill(declared)
     states = states_of(serving)
@@ -56,7 +55,7 @@ def pinning(model: Model, adapters: Sequence[Adapter], pods: Iterable[PodFacts])
     wished = {adapter.name: wished_replicas(adapter, states.get(adapter.name, {}).values()) for adapter in adapters}
     extra = [Want(one.name, wished[one.name] - one.spec.replicas, one.spec.priority) for one in adapters]
     shelves.fill([want for want in extra if want.replicas > 0], spare=FREE_FOR_DEMAND)
-    by_pod = everywhere.held() | shelves.held()
+    by_pod = starting | shelves.held()
     return Pinning(by_pod, _by_adapter(by_pod), wished)
 
 
@@ -71,8 +70,10 @@ def states_of(pods: Iterable[PodFacts]) -> States:
 
 def _try_elsewhere(shelves: Shelves, adapters: Sequence[Adapter], states: States) -> None:
     """Place what failed for a reason of its pod on another one as well; where it failed, it is tried again too."""
-    failed = {name: {pod for pod, state in on.items() if _pods_fault(state)} for name, on in states.items()}
-    unlucky = [adapter for adapter in adapters if failed.get(adapter.name)]
+    failed: dict[str, set[str]] = defaultdict(set)
+    for name, pod in ((name, pod) for name, on in states.items() for pod, state in on.items() if _pods_fault(state)):
+        failed[name].add(pod)
+    unlucky = [adapter for adapter in adapters if adapter.name in failed]
     for _ in range(SECOND_TRIES):
         wants = [Want(one.name, _failures(shelves, one, failed[one.name]), one.spec.priority) for one in unlucky]
         shelves.fill([Want(want.adapter, 1, want.priority) for want in wants if want.replicas > 0])

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-POINTS = 128
+POINTS = 64
 _SLACK = 8
 _MASK = (1 << 64) - 1
+_STRIDE = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ class Shelves:
         return _Ring(self._circle, self._held, limits)
 
     def _bounds(self, limits: Sequence[int], more: int) -> list[int]:
-        """For each pod how many adapters it takes before others: an even share, and an eighth to keep movement small.
+        """For each pod how many adapters it takes before others do.
 
+        An even share, and an eighth (from four on at least one) more, to keep movement small.
         The share is the level to which all pods fill up where small ones overflow into the others.
         """
         total, level, left = more + sum(map(len, self._held)), 0, len(limits)
@@ -93,7 +95,7 @@ class Shelves:
                 break
             total, level, left = total - (limit - level) * left, limit, left - 1
         share = level + (total / left if left else 0)
-        bound = math.ceil(share) + int(share) // _SLACK
+        bound = math.ceil(share) + max(int(share) // _SLACK, int(share >= _SLACK // 2))
         return [min(limit, bound) for limit in limits]
 
 
@@ -108,8 +110,9 @@ class _Circle:
     @classmethod
     def of(cls, pods: Sequence[str]) -> "_Circle":
         """Each pod stands at POINTS points."""
-        points = sorted((_hash(f"{pod}#{turn}"), at) for at, pod in enumerate(pods) for turn in range(POINTS))
-        return cls([point for point, _ in points], [at for _, at in points], [_hash(pod) for pod in pods])
+        ranks = [_hash(pod) for pod in pods]
+        points = sorted((_mix(rank + turn * _STRIDE), at) for at, rank in enumerate(ranks) for turn in range(POINTS))
+        return cls([point for point, _ in points], [at for _, at in points], ranks)
 
     def start(self, adapter: str) -> int:
         """The first point clockwise from the adapter's own hash."""
@@ -170,7 +173,8 @@ def _hash(name: str) -> int:
 
 
 def _mix(value: int) -> int:
-    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    """The finaliser of splitmix64, of the lower 64 bits: every input bit reaches every output bit."""
+    value &= _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
