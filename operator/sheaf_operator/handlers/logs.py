@@ -58,7 +58,8 @@ def set_up(level: str = "INFO", stream: TextIO | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.WARNING
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    for name in ("asyncio", "kubernetes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _render(_: object, __: str, event: MutableMapping[str, Any]) -> str:

@@ -39,12 +39,20 @@ async def load_access(kubeconfig: str | None = None) -> Configuration:
         if in_pod:
             load_incluster_config(configuration)
         else:
+            _check_file(source)
             await load_kube_config(source, client_configuration=configuration, persist_config=False)
     except (ConfigException, OSError, YAMLError, ValueError, TypeError, KeyError) as error:
         where = "the pod's service account" if in_pod else f"kubeconfig {source or '~/.kube/config'}"
         mend = "" if in_pod else "; name one that works by --kubeconfig or KUBECONFIG"
         raise AccessError(f"{where} cannot be used: {' '.join(str(error).split())}{mend}") from error
     return configuration
+
+
+def _check_file(source: str | None) -> None:
+    """A kubeconfig that is not there; of several (a search path) one is enough."""
+    paths = [Path(path).expanduser() for path in (source or "~/.kube/config").split(os.pathsep) if path]
+    if not any(path.is_file() for path in paths):
+        raise FileNotFoundError("there is no such file")
 
 
 def own_namespace() -> str | None:

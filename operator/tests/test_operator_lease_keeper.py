@@ -1,0 +1,99 @@
+"""The Lease on an API server: taken, kept, handed over; nobody acts on a Lease that was lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from operator_api import NAMESPACE, FakeApi, fake_api
+from sheaf_operator.cluster.kubernetes import lease_keeper
+from sheaf_operator.cluster.kubernetes.client import ApiServer
+from sheaf_operator.cluster.kubernetes.lease_keeper import LeaseKeeper
+from sheaf_operator.handlers import lease
+
+
+@pytest.fixture(autouse=True)
+def _ten_times_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TRUST": 0.8, "POLL": 0.1}.items():
+        monkeypatch.setattr(lease, name, value)
+    monkeypatch.setattr(lease_keeper, "RETRY", 0.05)
+    monkeypatch.setattr(lease_keeper, "CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(lease_keeper, "DURATION", 1.0)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    async with fake_api() as found:
+        yield found
+
+
+@asynccontextmanager
+async def candidate(api: FakeApi, name: str) -> AsyncIterator[LeaseKeeper]:
+    loop = asyncio.get_running_loop()
+    server = ApiServer(api.configuration(), NAMESPACE)
+    keeper = LeaseKeeper(server, "sheaf-operator", name, loop.time, loop.time, lambda: None)
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield keeper
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await server.close()
+
+
+async def until(holds, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110 - polled, as time itself decides
+            await asyncio.sleep(0.01)
+
+
+async def test_it_is_made_taken_and_kept(api: FakeApi) -> None:
+    async with candidate(api, "one") as one:
+        await until(one.holds)
+        for _ in range(15):
+            await asyncio.sleep(0.1)
+            assert one.holds()
+        assert api.get("Lease", "sheaf-operator")["spec"]["holderIdentity"] == "one"
+
+
+async def test_the_second_waits_and_follows_at_once_after_a_clean_end(api: FakeApi) -> None:
+    async with candidate(api, "two") as two:
+        async with candidate(api, "one") as one:
+            await until(lambda: one.holds() or two.holds())
+            first, second = (one, two) if one.holds() else (two, one)
+            await asyncio.sleep(0.3)
+            assert not second.holds()
+        if first is one:
+            await first.release()
+            assert not first.holds()
+            await until(second.holds, seconds=2.0)
+
+
+async def test_one_that_is_cut_off_acts_no_more_and_comes_back(api: FakeApi) -> None:
+    async with candidate(api, "one") as one:
+        await until(one.holds)
+        await api.stop()
+        await until(lambda: not one.holds())
+        await api.start()
+        await until(one.holds)
+
+
+async def test_a_lease_that_somebody_else_took_is_respected(api: FakeApi) -> None:
+    async with candidate(api, "one") as one:
+        await until(one.holds)
+        spec = api.get("Lease", "sheaf-operator")["spec"]
+        api.put("Lease", "sheaf-operator", spec=spec | {"holderIdentity": "thief", "leaseDurationSeconds": 60})
+        await until(lambda: not one.holds())
+        await asyncio.sleep(0.3)
+        assert not one.holds()
+        api.remove("Lease", "sheaf-operator")
+        await until(one.holds)
+
+
+async def test_without_the_permission_nobody_acts(api: FakeApi) -> None:
+    api.refuse["create", "leases"] = (403, {"message": 'cannot create resource "leases"'}, {})
+    async with candidate(api, "one") as one:
+        await asyncio.sleep(0.3)
+        assert not one.holds()
+        api.refuse.clear()
+        await until(one.holds)
