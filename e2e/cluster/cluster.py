@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from . import binaries, control_plane, images, node, packages
+from . import binaries, cgroups, control_plane, images, node, packages
 from .binaries import binary
 from .control_plane import Credentials
 from .errors import ClusterError
@@ -166,7 +166,9 @@ class Cluster:
 
     def finish_node(self, spec: NodeSpec, timeout: float = 60) -> None:
         """Returns when the node is Ready and shows its extended resources (which need no device plugin)."""
-        self.kubectl.wait("node", spec.name, "registered", lambda found: found, timeout)
+        found = self.kubectl.wait("node", spec.name, "registered", lambda found: found, timeout)
+        if _ready(found, spec):
+            return
         self._show_resources(spec)
         self.kubectl.wait("node", spec.name, "Ready", lambda found: _ready(found, spec), timeout)
 
@@ -198,7 +200,7 @@ class Cluster:
 
     def _cgroups_gone(self) -> bool:
         try:
-            node.remove_cgroups(self.layout)
+            cgroups.remove(self.layout.cgroup)
         except OSError:  # the kernel is still emptying one
             return False
         return True

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import control_plane, spot
+from . import cgroups, control_plane, spot
 from .cluster import CONTROL_PLANE, Cluster
 from .errors import ClusterError
 from .kubectl import Kubectl, Object, condition
+from .machines import descendants, started
 from .network import set_port
-from .node import cgroup_of, ctr
 from .shell import until
 
 UNPULLABLE = "localhost:1/no-such-image:never"
@@ -34,10 +36,15 @@ class Faults:
         return self.cluster.kubectl
 
     def signal(self, namespace: str, pod: str, container: str, number: signal.Signals, *, group: bool = False) -> None:
-        """Send a signal to a container's main process, or to all of its processes (``group``)."""
-        node, identity = self._running(namespace, pod, container)
-        every = ["--all"] if group else []
-        ctr(self.cluster.layout, node, "tasks", "kill", "--signal", number.name, *every, identity)
+        """Send a signal to a container's main process, or to it and all its descendants (``group``).
+
+        What is executed in the container from outside (probes, ``kubectl exec``) is left alone.
+        """
+        members = cgroups.processes(cgroups.of_container(self._running(namespace, pod, container)))
+        main = [pid for pid in members if _inner_pid(pid) == 1]
+        for pid in [*main, *(descendants(main[0]) if group and main else ())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def crash(self, namespace: str, pod: str, container: str) -> None:
         """Kill -9 of the main process; the kubelet starts the container again."""
@@ -52,17 +59,21 @@ class Faults:
         self.signal(namespace, pod, container, signal.SIGCONT, group=True)
 
     def exhaust_memory(self, namespace: str, pod: str, container: str) -> None:
-        """Take the container's memory away, so that the kernel's OOM killer ends it: ``OOMKilled``."""
-        node, identity = self._running(namespace, pod, container)
-        group = cgroup_of(self.cluster.layout, node, identity)
+        """Take the container's memory away, so that the kernel's OOM killer ends it: ``OOMKilled``.
+
+        With cgroup v1 the limit cannot fall below what is in use; a child that allocates then makes the kernel choose.
+        """
+        identity = self._running(namespace, pod, container)
+        group, within = cgroups.of_container(identity), self._kubectl.within(namespace)
+        (main, *_) = [pid for pid in cgroups.processes(group) if _inner_pid(pid) == 1]
+        start = started(main)
+        (Path("/proc") / str(main) / "oom_score_adj").write_text("1000")
         deadline = time.monotonic() + 20
-        while self._container(namespace, pod, container).get("containerID", "").endswith(identity):
+        while started(main) == start:
             if time.monotonic() > deadline:
                 raise ClusterError(f"{namespace}/{pod}/{container} survives without memory")
-            _squeeze(group)
-            self._kubectl.within(namespace)(
-                "exec", pod, "-c", container, "--", "sh", "-c", "a=$(seq 1 300000)", check=False
-            )
+            cgroups.squeeze(group)
+            within("exec", pod, "-c", container, "--", "true", check=False)
 
     def unpullable(self, namespace: str, pod: str, container: str) -> None:
         """Give a pod's container an image that no node can pull: ``ErrImagePull``, then ``ImagePullBackOff``.
@@ -108,8 +119,8 @@ class Faults:
         set_port(self.cluster.machine(CONTROL_PLANE), node, up=True)
 
     def stop_api(self) -> None:
-        """Stop the API server: connections are refused until ``start_api``."""
-        self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", timeout=40)
+        """Stop the API server (killed after 5 s of politeness): connections are refused until ``start_api``."""
+        self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", timeout=10)
 
     def kill_api(self) -> None:
         """Kill -9 of the API server; it stays away until ``start_api``."""
@@ -130,7 +141,7 @@ class Faults:
     def capacity(self, namespace: str) -> None:
         """Take ``no_capacity`` back."""
         for node in self._kubectl.list("nodes"):
-            if any(taint["key"] == NO_CAPACITY for taint in node["spec"].get("taints", ())):
+            if _tainted(node, NO_CAPACITY):
                 self._kubectl("taint", "node", node["metadata"]["name"], f"{NO_CAPACITY}-")
         self._kubectl.within(namespace).delete("resourcequota", NO_CAPACITY)
 
@@ -138,31 +149,27 @@ class Faults:
         """Take back everything that was done to nodes and to the API server; returns when all is Ready."""
         self.start_api()
         for spec in self.cluster.nodes:
-            self._heal_node(spec.name)
+            if not self.cluster.machine(spec.name).running:
+                self.restart(spec.name)
+            self.rejoin(spec.name)
+            self.cluster.start_kubelet(spec)
+        for node in self._kubectl.list("nodes", "type!=kwok"):
+            spot.clear(self._kubectl, node)
+            if _tainted(node, NO_CAPACITY):
+                self._kubectl("taint", "node", node["metadata"]["name"], f"{NO_CAPACITY}-")
         for spec in self.cluster.nodes:
             self.cluster.finish_node(spec)
 
-    def _heal_node(self, node: str) -> None:
-        if not self.cluster.machine(node).running:
-            self.restart(node)
-        self.rejoin(node)
-        self.cluster.start_kubelet(self.cluster.spec(node))
-        spot.clear(self._kubectl, node)
-        self._kubectl("taint", "node", node, f"{NO_CAPACITY}-", check=False)
+    def _running(self, namespace: str, pod: str, container: str) -> str:
+        """containerd's name of a running container; waits for it to run."""
 
-    def _running(self, namespace: str, pod: str, container: str) -> tuple[str, str]:
-        """The node and containerd's name of a running container; waits for it to run."""
-
-        def look() -> tuple[str, str] | None:
-            found = self._kubectl.within(namespace).get("pod", pod)
-            status = _status(found, container)
-            identity = status.get("containerID", "").removeprefix("containerd://")
-            return (found["spec"]["nodeName"], identity) if found and "running" in status.get("state", {}) else None
+        def look() -> str:
+            status = _status(self._kubectl.within(namespace).get("pod", pod), container)
+            return (
+                str(status.get("containerID", "").rpartition("//")[2]) if "running" in status.get("state", {}) else ""
+            )
 
         return until(f"{namespace}/{pod}: container {container} running", look, timeout=30)
-
-    def _container(self, namespace: str, pod: str, container: str) -> Object:
-        return _status(self._kubectl.within(namespace).get("pod", pod), container)
 
 
 _ALIVE = ("Pending", "Running")
@@ -174,16 +181,17 @@ def _status(pod: Object | None, container: str) -> Object:
     return next((entry for entry in every if entry["name"] == container), {})
 
 
-def _squeeze(group: Path) -> None:
-    """Lower the limit to what is in use (cgroup v1 refuses less), or to nothing (v2 kills at once)."""
+def _inner_pid(pid: int) -> int:
+    """A process id as its own innermost namespace counts; 0 where it has ended."""
     try:
-        if (group / "memory.max").exists():
-            (group / "memory.max").write_text("4096")
-        else:
-            used = (group / "memory.usage_in_bytes").read_text().strip()
-            (group / "memory.limit_in_bytes").write_text(used)
-    except OSError:  # ended already, or what is in use changed meanwhile
-        return
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))
+
+
+def _tainted(node: Object, key: str) -> bool:
+    return any(taint["key"] == key for taint in node["spec"].get("taints", ()))
 
 
 def _quota(pods: int) -> Object:

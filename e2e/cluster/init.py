@@ -1,6 +1,6 @@
 """PID 1 of one machine of the cluster: starts its daemons, starts them again when they end, and reaps orphans.
 
-Run as ``python -I init.py SOCKET HOSTNAME LEASH PRIVATE_DIR...`` in new mount, process and network namespaces. LEASH is
+Run as ``python -I init.py SOCKET HOSTNAME LEASH MOUNT...`` in new mount, process and network namespaces. LEASH is
 the number of an inherited pipe; when its other end closes, because its holder died, the machine ends (-1: none). When it dies the
 kernel ends every process of the namespaces at once and takes mounts, links and routes with them: that is how a node is
 lost in a test, and why a crash leaves nothing behind. Standard library only, and no other module of the cluster, so
@@ -156,10 +156,14 @@ def _converse(init: Init, listener: socket.socket) -> None:
             return  # the asker has gone; what it asked for is done
 
 
-def prepare(hostname: str, private: list[str]) -> None:
-    """Mounts made here stay here, and pass on into containers that ask for it; ``private`` folders are this machine's own."""
-    for argv in (["mount", "--make-rshared", "/"], *(["mount", "-t", "tmpfs", "own", folder] for folder in private)):
-        subprocess.run(argv, check=True)
+def prepare(hostname: str, mounts: list[str]) -> None:
+    """Mounts made here stay here, and pass on into containers that ask for it. ``FOLDER`` becomes this machine's own, empty;
+    ``SOURCE:TARGET`` shows the one as the other."""
+    subprocess.run(["mount", "--make-rshared", "/"], check=True)
+    for mount in mounts:
+        source, _, target = mount.rpartition(":")
+        words = ["--bind", source] if source else ["-t", "tmpfs", "own"]
+        subprocess.run(["mount", *words, target], check=True)
     socket.sethostname(hostname)
 
 

@@ -6,7 +6,6 @@ in its folder.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -20,13 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import cgroups
 from .errors import ClusterError
 from .layout import Layout
 from .shell import run, until
 
 INIT = Path(__file__).with_name("init.py")
 PRIVATE = ("/run", "/var/lib/cni", "/var/log/containers")
-NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--cgroup", "--fork", "--kill-child", "--mount-proc")
+# Joins the groups (as many as the first word says), then becomes the program: a new cgroup namespace begins where its maker is.
+JOIN = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs"; shift; n=$((n-1)); done; exec "$@"'
+_HELD: dict[int, subprocess.Popen[bytes]] = {}  # what this process started, until it has ended
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,20 @@ class Machine:
         for folder in PRIVATE:
             Path(folder).mkdir(parents=True, exist_ok=True)
         self.layout.init_socket(self.name).unlink(missing_ok=True)
-        process = self._spawn()
+        process = self._spawn(cgroups.make(self.layout.cgroup, self.name))
         self._pid_file.write_text(f"{process.pid} {started(process.pid)}\n")
         until(f"the start of {self.name} (see {self._init_log})", lambda: self._answering(process), timeout=30)
+        cgroups.settle(self.layout.cgroup, self.name)
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, groups: Sequence[tuple[Path, Path]]) -> subprocess.Popen[bytes]:
         leash = _leash() if self.owned else -1
-        init = [sys.executable, "-I", INIT, self.layout.init_socket(self.name), self.name, leash, *PRIVATE]
+        binds = [f"{group}:{mount}" for group, mount in groups]
+        init = [sys.executable, "-I", INIT, self.layout.init_socket(self.name), self.name, leash, *PRIVATE, *binds]
+        joining = ["sh", "-c", JOIN, "sh", str(len(groups)), *(str(group) for group, _ in groups)]
         try:
             with self._init_log.open("ab") as log:
-                return subprocess.Popen(
-                    ["unshare", *NAMESPACES, "--", *map(str, init)],
+                process = subprocess.Popen(
+                    [*joining, "unshare", *NAMESPACES, "--", *map(str, init)],
                     cwd="/",
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -73,6 +79,8 @@ class Machine:
         finally:
             if self.owned:
                 os.close(leash)
+        _HELD[process.pid] = process
+        return process
 
     @property
     def _init_log(self) -> Path:
@@ -191,21 +199,31 @@ def started(pid: int) -> int | None:
 
 def children(pid: int) -> list[int]:
     """The direct children of a process."""
-    found = []
+    return [child for child, parent in _parents().items() if parent == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below a process, parents first."""
+    parents, found = _parents(), [pid]
+    for above in found:
+        found += [child for child, parent in parents.items() if parent == above]
+    return found[1:]
+
+
+def _parents() -> dict[int, int]:
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            found[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if parent == pid:
-            found.append(int(stat.parent.name))
     return found
 
 
 def gone(pid: int) -> bool:
     """Whether a process has ended; our own children are reaped on the way."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    if (held := _HELD.get(pid)) is not None and held.poll() is not None:
+        del _HELD[pid]
     return started(pid) is None
 
 

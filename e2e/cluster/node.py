@@ -1,7 +1,7 @@
-"""One node: containerd, kubelet and kube-proxy on a machine of its own, and its cgroup.
+"""One node: containerd, kubelet and kube-proxy on a machine of its own.
 
-Pods' cgroups lie under ``/sheaf-TAG/NODE`` on hosts with cgroup v1, v2 or both. What the kubelet writes is new in every
-life of the cluster; containerd's image store is kept, so that images are imported once.
+What the kubelet writes is new in every life of the cluster; containerd's image store is kept, so that images are imported
+once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from .network import write_cni
 from .shell import run, until
 
 PAUSE = "localhost/sheaf-pause:1"
-CGROUPS = Path("/sys/fs/cgroup")
 CTR = ("ctr", "--namespace", "k8s.io", "--address")
 
 
@@ -29,7 +28,6 @@ def ctr(layout: Layout, node: str, *words: str | Path, timeout: float = 600, che
 
 def start_containerd(machine: Machine, spec: NodeSpec, network: Network, *, fresh: bool) -> None:
     """Start containerd; ``fresh`` forgets the containers of an earlier life (never the images)."""
-    make_cgroup(machine.layout, spec.name)
     socket = machine.layout.containerd_socket(spec.name)
     config = machine.folder / "containerd.toml"
     config.write_text(_containerd_config(machine.folder, socket, write_cni(machine.folder, spec, network)))
@@ -137,15 +135,14 @@ def _kubelet_config(
         "resolvConf": str(resolv),
         "podLogsDir": str(folder / "pod-logs"),
         "volumePluginDir": str(folder / "kubelet" / "volume-plugins"),
-        **_fitting_any_host(layout, spec.name),
+        **_fitting_any_host(),
         **_quick_and_quiet(),
     }
 
 
-def _fitting_any_host(layout: Layout, node: str) -> dict[str, object]:
+def _fitting_any_host() -> dict[str, object]:
     return {
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{layout.cgroup}/{node}",
         "cgroupsPerQOS": False,
         "enforceNodeAllocatable": [],
         "failCgroupV1": False,
@@ -183,49 +180,3 @@ def _proxy_config(spec: NodeSpec, network: Network, credentials: Credentials) ->
         "metricsBindAddress": "127.0.0.1:10249",
         "healthzBindAddress": "127.0.0.1:10256",
     }
-
-
-def make_cgroup(layout: Layout, node: str) -> None:
-    """The cgroup that the node's pods live under, in every hierarchy that this host has."""
-    for root in _hierarchies():
-        for group in (root / layout.cgroup, root / layout.cgroup / node):
-            _delegate(group.parent)
-            group.mkdir(exist_ok=True)
-            _inherit_cpuset(group)
-
-
-def cgroup_of(layout: Layout, node: str, container: str) -> Path:
-    """Where a container's memory is accounted."""
-    memory = next((root for root in _hierarchies() if root.name == "memory"), CGROUPS)
-    return memory / layout.cgroup / node / container
-
-
-def remove_cgroups(layout: Layout) -> None:
-    """Remove the cluster's cgroups, deepest first; they are empty once its machines have ended."""
-    for root in _hierarchies():
-        top = root / layout.cgroup
-        groups = sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
-        for group in (*groups, *([top] if top.is_dir() else [])):
-            group.rmdir()
-
-
-def _hierarchies() -> list[Path]:
-    if (CGROUPS / "cgroup.controllers").exists():
-        return [CGROUPS]
-    mounted = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-    return [Path(fields[1]) for fields in mounted if fields[2] in {"cgroup", "cgroup2"}]
-
-
-def _delegate(group: Path) -> None:
-    """On cgroup v2 a group's controllers must be switched on for its children."""
-    controllers = group / "cgroup.controllers"
-    if controllers.exists() and (names := controllers.read_text().split()):
-        (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in names))
-
-
-def _inherit_cpuset(group: Path) -> None:
-    """On cgroup v1 a new cpuset is empty, and takes no process until it is filled."""
-    for name in ("cpuset.cpus", "cpuset.mems"):
-        file, above = group / name, group.parent / name
-        if file.exists() and above.exists() and not (group / "cgroup.controllers").exists():
-            file.write_text(above.read_text().strip())

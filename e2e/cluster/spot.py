@@ -25,7 +25,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .kubectl import Kubectl
+from .kubectl import Kubectl, Object
 
 EVENT_ID = "spot-itn-5bd9e5ac83ea4ad9"
 AKS_EVENT_ID = "40B7BD88-C56E-44E4-93F6-75CEDACE2869"
@@ -137,21 +137,24 @@ def give(kubectl: Kubectl, node: str, name: str, seconds: float = 120) -> None:
         kubectl("cordon", node)
 
 
-def clear(kubectl: Kubectl, node: str) -> None:
-    """Take back every notice from a node, and the cordon."""
-    present = kubectl.get("node", node)
-    if present is None:
-        return
-    taints = {taint["key"] for taint in present["spec"].get("taints", ())}
-    for key in sorted({key for notice in NOTICES.values() for key, _, _ in notice.taints} & taints):
-        kubectl("taint", "node", node, f"{key}-")
-    labels = {key for notice in NOTICES.values() for key, _ in notice.labels} & set(present["metadata"]["labels"])
-    if labels:
-        kubectl("label", "node", node, *(f"{key}-" for key in sorted(labels)))
-    types = {condition["type"] for condition in present["status"]["conditions"]} - {"Ready"}
-    every = {c.type: c for notice in NOTICES.values() for c in notice.conditions}
-    _set_conditions(kubectl, node, [_usual(every[kind]) for kind in sorted(types & set(every))])
-    kubectl("uncordon", node)
+def clear(kubectl: Kubectl, node: Object) -> None:
+    """Take back every notice that a node (as the API server shows it) carries, and the cordon."""
+    name, notices = node["metadata"]["name"], NOTICES.values()
+    taints = {taint["key"] for taint in node["spec"].get("taints", ())}
+    if mine := sorted({key for notice in notices for key, _, _ in notice.taints} & taints):
+        kubectl("taint", "node", name, *(f"{key}-" for key in mine))
+    if labels := sorted({key for notice in notices for key, _ in notice.labels} & set(node["metadata"]["labels"])):
+        kubectl("label", "node", name, *(f"{key}-" for key in labels))
+    _set_conditions(kubectl, name, [_usual(condition) for condition in _given_on(node)])
+    if node["spec"].get("unschedulable"):
+        kubectl("uncordon", name)
+
+
+def _given_on(node: Object) -> list[Condition]:
+    """The notices' conditions that a node shows, but for Ready, which is the kubelet's to mend."""
+    every = {c.type: c for notice in NOTICES.values() for c in notice.conditions if c.type != "Ready"}
+    shown = [entry["type"] for entry in node["status"]["conditions"] if entry["status"] == "True"]
+    return [every[kind] for kind in shown if kind in every]
 
 
 def _deadline(seconds: float) -> dict[str, str]:
