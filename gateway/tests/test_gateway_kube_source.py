@@ -9,7 +9,7 @@ import pytest
 from gateway_fixtures import adapter, model, slo
 from gateway_kube_server import KubeServer, kubeconfig, pod
 from sheaf_gateway.config import ConfigError, KubernetesConfig
-from sheaf_gateway.fleet.kubernetes import backoff
+from sheaf_gateway.fleet.kubernetes import backoff, client
 from sheaf_gateway.fleet.kubernetes.client import KubeApi
 from sheaf_gateway.fleet.kubernetes.reflector import Rules
 from sheaf_gateway.fleet.kubernetes.source import KubernetesSource
@@ -320,3 +320,47 @@ def test_waits_grow_up_to_a_bound_and_are_never_the_same():
     assert max(backoff.delay(99, random) for _ in range(100)) <= 0.05
     assert backoff.delay(1, random, 3.0) >= 3.0
     assert backoff.delay(1, random, 1e9) <= 72.0
+
+
+async def test_an_event_or_an_answer_of_any_size_is_not_held(server, follow, logged, monkeypatch):
+    fill(server)
+    store, source = await follow()
+    await until(lambda: store.snapshot is not None and server.watches("slos"))
+    monkeypatch.setattr(client, "MAX_LINE", 10_000)
+    server.put("slos", {**slo("huge"), "junk": "x" * 50_000})
+    await until(lambda: any("more than 10000 bytes" in line.get("reason", "") for line in logged))
+    await until(lambda: server.lists("slos") == 2)
+    monkeypatch.setattr(client, "MAX_PAGE", 20_000)
+    server.version += 1
+    server.compact()
+    server.cut()
+    await until(lambda: any("more than 20000 bytes" in line.get("reason", "") for line in logged))
+    server.drop("slos", "huge")
+    await until(lambda: not source.board.away)
+    assert "base" in store.fleet.served
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"", b'{"items": 7}', b'{"items": [7, {}], "metadata": 3}'])
+async def test_an_answer_that_is_no_list_is_survived(start_engine, server, follow, answer):
+    async def nonsense(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer)
+        await writer.drain()
+
+    good = server.port
+    server.port = (await start_engine(nonsense)).port
+    store, source = await follow()
+    await until(lambda: source.board.away)
+    assert store.snapshot is None
+    server.port = good
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_away(start_engine, server, follow, monkeypatch):
+    async def silent(reader, writer):
+        await reader.read()
+
+    monkeypatch.setattr(client, "READ_S", 0.1)
+    good, server.port = server.port, (await start_engine(silent)).port
+    _, source = await follow()
+    await until(lambda: len(source.board.away) == 5)
+    server.port = good

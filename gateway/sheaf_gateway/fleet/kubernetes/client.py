@@ -40,6 +40,10 @@ class SilenceError(ApiError):
     """A long answer that was silent for too long: the connection may be dead."""
 
 
+class NonsenseError(ApiError):
+    """An answer that came but cannot be used."""
+
+
 class KubeApi:
     """One API server and the namespace that is read."""
 
@@ -127,11 +131,11 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     held = b""
     async for piece in response.content.iter_any():
         *whole, held = (held + piece).split(b"\n")
+        if len(max(held, *whole, key=len)) > MAX_LINE:
+            raise NonsenseError(0, f"an event of more than {MAX_LINE} bytes")
         for line in whole:
             if line.strip():
                 yield line
-        if len(held) > MAX_LINE:
-            raise ApiError(0, f"an event of more than {MAX_LINE} bytes")
 
 
 async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
@@ -139,7 +143,7 @@ async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
     async for piece in response.content.iter_any():
         size += len(piece)
         if size > most:
-            raise ApiError(0, f"an answer of more than {most} bytes")
+            raise NonsenseError(0, f"an answer of more than {most} bytes")
         pieces.append(piece)
     return b"".join(pieces)
 

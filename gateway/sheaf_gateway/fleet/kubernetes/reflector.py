@@ -18,7 +18,7 @@ import structlog
 
 from sheaf_gateway.fleet import metrics
 from sheaf_gateway.fleet.kubernetes.backoff import delay
-from sheaf_gateway.fleet.kubernetes.client import ApiError, KubeApi, SilenceError
+from sheaf_gateway.fleet.kubernetes.client import ApiError, KubeApi, NonsenseError, SilenceError
 from sheaf_gateway.fleet.kubernetes.reading import Raw, UnreadableError, identity
 from sheaf_gateway.fleet.snapshot import Kind
 
@@ -110,7 +110,7 @@ class Reflector:
         self._failures += 1
         if error.status == GONE:
             self._start_over("expired")
-        elif error.status and self._failures >= _MAX_WATCH_FAILURES:
+        elif (error.status or isinstance(error, NonsenseError)) and self._failures >= _MAX_WATCH_FAILURES:
             self._start_over("failures")
         if error.status != GONE or self._failures > 1:
             self._sink.away(self._resource.kind, error)
@@ -179,7 +179,7 @@ class Reflector:
     def _event(self, event: Raw) -> None:
         kind, word, raw = self._resource.kind, event.get("type"), event.get("object")
         if not isinstance(raw, Mapping):
-            raise ApiError(0, "a watch event without an object")
+            raise NonsenseError(0, "a watch event without an object")
         if word == "ERROR":
             raise ApiError(_code(raw), str(raw.get("message", "the watch ended with an error")))
         metrics.WATCH_EVENTS.labels(kind, word if word in _WORDS else "other").inc()
@@ -200,9 +200,9 @@ def _object(data: bytes) -> dict[str, Any]:
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ApiError(0, f"the API server's answer is not JSON: {error}") from None
+        raise NonsenseError(0, f"the API server's answer is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ApiError(0, "the API server's answer is not a JSON object")
+        raise NonsenseError(0, "the API server's answer is not a JSON object")
     return found
 
 
