@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -27,7 +28,7 @@ from moto.server import ThreadedMotoServer
 from sheaf_crds.digest import directory_digest
 from sheaf_engine.agent.errors import AdapterError, Reason
 from sheaf_engine.agent.fetch_hf import fetch as warm_hub  # noqa: F401 - the import is slow
-from sheaf_engine.agent.model_fetch import fetch_model
+from sheaf_engine.agent.model_fetch import fetch_model, folder_name
 from sheaf_engine.agent.transfer import Budget, Outside
 
 
@@ -152,6 +153,25 @@ def test_a_model_is_fetched_once_into_a_folder_of_its_own(tmp_path: Path, hub: S
     asked = len(hub.asked)
     assert fetch_model("hf://org/pirate", tmp_path / "to", reach, Budget.of(10**6, 5.0)) == (folder, False)
     assert len(hub.asked) == asked
+
+
+@pytest.mark.timeout(20)
+def test_pods_that_share_a_folder_fetch_a_model_once_and_mend_what_a_killed_one_left(tmp_path: Path, hub: Site) -> None:
+    model = write_base(tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"{}")
+    reach = on_hub(hub, model)
+    left = tmp_path / "to" / f".incoming-{folder_name('hf://org/pirate')}"
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(b"x")
+    with ThreadPoolExecutor(4) as pods:
+        fetches = [
+            pods.submit(fetch_model, "hf://org/pirate", tmp_path / "to", reach, Budget.of(10**6, 10.0))
+            for _ in range(4)
+        ]
+    folders, new = zip(*(fetch.result() for fetch in fetches), strict=True)
+    assert (len(set(folders)), sum(new)) == (1, 1)
+    assert sorted(f.name for f in folders[0].iterdir()) == ["config.json", "model.safetensors"]
+    assert not left.exists()
 
 
 @pytest.mark.timeout(20)

@@ -139,6 +139,14 @@ def test_a_crash_loop_tells_the_last_error():
     assert found.restarts == 3
 
 
+def test_an_engine_that_ends_well_again_and_again_is_in_trouble_too():
+    found = facts(pod(agent=running(), engine=crashing(0, "Completed")))
+    assert (found.reason, found.message) == (
+        "CrashLoopBackOff",
+        "container engine ended with status 0; its log says more",
+    )
+
+
 def test_an_end_without_words_points_to_the_log():
     found = facts(pod(agent=running(), engine=ended(139)))
     assert found.reason == "EngineEnded"

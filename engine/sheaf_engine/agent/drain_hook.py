@@ -65,8 +65,14 @@ def wait(
         if now >= seen + SILENCE:
             return "the engine does not say what it runs"
         if now >= began + seconds:
-            return f"the deadline passed with {'an unknown number of' if left is None else left} requests"
+            return _left_over(left)
         pause(min(PERIOD, began + seconds - now))
+
+
+def _left_over(requests: int | None) -> str:
+    if requests == 0:
+        return ""
+    return f"the deadline passed with {'an unknown number of' if requests is None else requests} requests"
 
 
 def main(arguments: list[str]) -> int:

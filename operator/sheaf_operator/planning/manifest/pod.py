@@ -30,7 +30,7 @@ CONFIG_ANNOTATION = "sheaf.dev/agent-config"
 SPOT_ANNOTATION = "sheaf.dev/spot"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 GRACE = 15
-CACHE_HEADROOM = 2**30
+ROOM_FOR_DOWNLOADS = 16 * 2**30
 RUN_LIMIT = 128 * 2**20
 
 
@@ -141,7 +141,7 @@ def _volumes(template: PodTemplate, source: Weights, settings: PodSettings) -> l
     own = [
         _config_volume(settings),
         {"name": RUN, "emptyDir": {"sizeLimit": str(RUN_LIMIT)}},
-        {"name": ADAPTERS, "emptyDir": {"sizeLimit": str(settings.adapter_cache.limit + CACHE_HEADROOM)}},
+        {"name": ADAPTERS, "emptyDir": {"sizeLimit": str(2 * settings.adapter_cache.limit + ROOM_FOR_DOWNLOADS)}},
         _scratch(SCRATCH, settings),
         _scratch(AGENT_SCRATCH, settings),
         *source.volumes,

@@ -81,12 +81,14 @@ def _containers(pod: Mapping[str, Any]) -> Iterator[Container]:
 
 
 def _container(status: Mapping[str, Any], spec: Mapping[str, Any]) -> Container:
+    waiting = section(status, "state", "waiting")
     ended = section(status, "state", "terminated") or section(status, "lastState", "terminated")
+    failed = count(ended, "exitCode") or text(ended, "reason") not in ("", "Completed")
     return Container(
         text(status, "name"),
         text(spec, "image") or text(status, "image"),
-        section(status, "state", "waiting"),
-        ended if count(ended, "exitCode") or text(ended, "reason") not in ("", "Completed") else {},
+        waiting,
+        ended if failed or text(waiting, "reason") == "CrashLoopBackOff" else {},
         text(section(spec, "resources", "limits"), "memory"),
     )
 
