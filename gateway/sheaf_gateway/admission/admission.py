@@ -227,33 +227,33 @@ class Admission:
         return _ADMIT
 
     def _queue(self, gate: Gate, ask: Ask, measure: Measure | None, now: float) -> Answer:
-        work = Work(uncached=ask.prompt) if measure is None else measure()
+        measure = measure or (lambda: Work(uncached=ask.prompt))
         if ask.availability != "Ready":
-            return self._hold(gate, ask, work, now)
-        refused = _too_late(gate, ask, work)
+            return self._hold(gate, ask, measure, now)
+        refused = _too_late(gate, ask, measure)
         if refused is not None:
             return _counted(gate, refused)
         if gate.line.size < ask.max_queue:
-            return self._join(gate, ask, work, now, now + ask.max_wait)
+            return self._join(gate, ask, measure, now, now + ask.max_wait)
         victim = gate.line.victim(ask) if ask.max_queue else None
         if victim is None:
             return _counted(gate, _full(gate, ask))
-        return self._replace(gate, victim, ask, work, now)
+        return self._replace(gate, victim, ask, measure, now)
 
-    def _hold(self, gate: Gate, ask: Ask, work: Work, now: float) -> Answer:
+    def _hold(self, gate: Gate, ask: Ask, measure: Measure, now: float) -> Answer:
         if gate.line.size >= self.rules.max_held:
             return _counted(gate, _held_in_vain(ask, f"{gate.line.size} requests are held for it already"))
-        return self._join(gate, ask, work, now, now + self.rules.hold_s)
+        return self._join(gate, ask, measure, now, now + self.rules.hold_s)
 
-    def _join(self, gate: Gate, ask: Ask, work: Work, now: float, deadline: float) -> Wait:
+    def _join(self, gate: Gate, ask: Ask, measure: Measure, now: float, deadline: float) -> Wait:
         self.limits.start(ask.scopes, ask.tokens, now)
-        gate.line.join(ask, work, now)
+        gate.line.join(ask, measure, now)
         return Wait(deadline)
 
-    def _replace(self, gate: Gate, victim: Waiter, ask: Ask, work: Work, now: float) -> Wait:
+    def _replace(self, gate: Gate, victim: Waiter, ask: Ask, measure: Measure, now: float) -> Wait:
         gate.refused += 1
         self.withdraw(victim.ask, now)
-        joined = self._join(gate, ask, work, now, now + ask.max_wait)
+        joined = self._join(gate, ask, measure, now, now + ask.max_wait)
         return Wait(joined.deadline, victim.ask, _full(gate, victim.ask))
 
     def _gate(self, ask: Ask) -> Gate:
@@ -293,12 +293,12 @@ def _held_in_vain(ask: Ask, why: str) -> Reject:
     return Reject(503, "model_starting", message, _STARTING_RETRY_S, "model_starting")
 
 
-def _too_late(gate: Gate, ask: Ask, work: Work) -> Reject | None:
+def _too_late(gate: Gate, ask: Ask, measure: Measure) -> Reject | None:
     limit = ask.terms.ttft_limit
     if limit is None or ask.batch or not gate.learnt:
         return None
     places = gate.line.places(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
-    predicted = gate.expected_wait(places, ask.slots) + gate.expected_first(work)
+    predicted = gate.expected_wait(places, ask.slots) + gate.expected_first(measure())
     if predicted <= limit:
         return None
     message = f"`{ask.model}` would begin its answer after about {predicted:.3g} s; its SLO promises {limit:g} s."

@@ -9,6 +9,7 @@ through.)
 Within a lane the tenant's books say whose turn it is (`fairness`), then the earliest deadline goes: the promised time
 plus what the request's own prefill takes, which in a crowd lets the short ones pass (Niyama's hybrid of deadline and
 shortest job). Under DLPM the longest match in a cache goes first, until half of a request's promised time is over.
+What is cached changes while they wait: when one was served, the first `KIN` that begin alike are measured again.
 """
 
 import heapq
@@ -16,10 +17,11 @@ import itertools
 from collections.abc import Iterator
 
 from sheaf_gateway.admission.fairness import Books, Tenant
-from sheaf_gateway.admission.terms import Ask, Work
+from sheaf_gateway.admission.terms import Ask, Measure
 
 ON_TIME, LATE, BATCH = 0, 1, 2
 TURNS = 9
+KIN = 8
 
 _NEVER = float("inf")
 
@@ -27,12 +29,15 @@ _NEVER = float("inf")
 class Waiter:
     """One request that waits. `late_at` is when its first token would be late, `key` its place by deadline."""
 
-    __slots__ = ("arrived", "ask", "gone", "key", "lane", "late_at", "tenant", "urgent_at", "work")
+    __slots__ = ("arrived", "ask", "gone", "key", "kin", "lane", "late_at", "measure", "tenant", "urgent_at", "work")
 
-    def __init__(self, ask: Ask, tenant: Tenant, work: Work, now: float) -> None:
+    def __init__(self, ask: Ask, tenant: Tenant, measure: Measure, now: float) -> None:
+        work = measure()
         promised = ask.terms.ttft
         self.ask = ask
         self.tenant = tenant
+        self.measure = measure
+        self.kin = work.kin
         self.work = work
         self.arrived = now
         self.late_at = _NEVER if promised is None else now + promised
@@ -56,8 +61,8 @@ class _Heap:
 
     def push(self, rank: float, order: int, waiter: Waiter, live: int) -> None:
         if len(self._entries) > 2 * live + 16:
-            self._entries = [entry for entry in self._entries if self._holds(entry[2])]
-            heapq.heapify(self._entries)
+            best = {id(entry[2]): entry for entry in sorted(self._entries, reverse=True) if self._holds(entry[2])}
+            self._entries = sorted(best.values())
         heapq.heappush(self._entries, (rank, order, waiter))
 
     def peek(self) -> Waiter | None:
@@ -90,9 +95,13 @@ class _Group:
 
     def push(self, waiter: Waiter, order: int) -> None:
         self.by_deadline.push(waiter.key, order, waiter, self.live)
+        self.improve(waiter, order)
+        self.live += 1
+
+    def improve(self, waiter: Waiter, order: int) -> None:
+        """Rank a waiter by what is cached of its prompt now; a lower rank that it had is overtaken by this one."""
         if self.by_match is not None:
             self.by_match.push(-waiter.work.cached, order, waiter, self.live)
-        self.live += 1
 
     def next(self, now: float) -> tuple[bool, float, float, Waiter]:
         """The tenant's next waiter, after its rank among those of other tenants."""
@@ -126,17 +135,21 @@ class Line:
         self._order = itertools.count()
         self._soonest_late = _Heap(ON_TIME)
         self._waiters: dict[str, Waiter] = {}
+        self._kin: dict[int, dict[str, Waiter]] = {}
+        self._served_kin = 0
 
     def __iter__(self) -> Iterator[Waiter]:
         return iter(self._waiters.values())
 
-    def join(self, ask: Ask, work: Work, now: float) -> None:
-        """Let a request wait."""
+    def join(self, ask: Ask, measure: Measure, now: float) -> None:
+        """Let a request wait; `measure` tells what it would take, now and later."""
         tenant = self.books.tenant(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
         self.books.arrive(tenant)
         tenant.waiting += 1
         self.size += 1
-        waiter = self._waiters[ask.request_id] = Waiter(ask, tenant, work, now)
+        waiter = self._waiters[ask.request_id] = Waiter(ask, tenant, measure, now)
+        if waiter.kin:
+            self._kin.setdefault(waiter.kin, {})[ask.request_id] = waiter
         order = self._push(waiter)
         if waiter.lane == ON_TIME and waiter.late_at < _NEVER:
             self._soonest_late.push(waiter.late_at, order, waiter, self._lanes[ON_TIME].live)
@@ -149,16 +162,19 @@ class Line:
             waiter.tenant.waiting -= 1
             self.size -= 1
             self._drop(waiter)
+            self._orphan(waiter)
         return waiter
 
     def next(self, now: float, first_s: float) -> Waiter | None:
         """Take out whose turn it is; `first_s` is how long a first token takes from admission."""
+        self._measure_kin()
         while (late := self._soonest_late.peek()) is not None and now + first_s > late.late_at:
             self._relegate(late)
         lane = self._turn()
         while lane is not None:
             waiter = self._best(self._lanes[lane].groups, now)
             if lane != ON_TIME or now + waiter.work.prefill_s <= waiter.late_at:
+                self._served_kin = waiter.kin
                 return self.leave(waiter.ask.request_id)
             self._relegate(waiter)
             lane = next((place for place, found in enumerate(self._lanes) if found.live), None)
@@ -195,6 +211,24 @@ class Line:
     def count(self, lane: int) -> int:
         """Requests in a lane."""
         return self._lanes[lane].live
+
+    def _measure_kin(self) -> None:
+        """Measure again those that begin like the one that was served last: its prefix is on its way into a cache."""
+        kin, self._served_kin = self._kin.get(self._served_kin), 0
+        if kin is None or self.books.policy != "DLPM":
+            return
+        for waiter in list(itertools.islice(kin.values(), KIN)):
+            work = waiter.measure()
+            if work.cached > waiter.work.cached:
+                waiter.work = work
+                self._lanes[waiter.lane].groups[waiter.tenant.name].improve(waiter, next(self._order))
+
+    def _orphan(self, waiter: Waiter) -> None:
+        kin = self._kin.get(waiter.kin)
+        if kin is not None:
+            del kin[waiter.ask.request_id]
+            if not kin:
+                del self._kin[waiter.kin]
 
     def _best(self, groups: dict[str, _Group], now: float) -> Waiter:
         if len(groups) == 1:

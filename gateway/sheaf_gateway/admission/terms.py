@@ -34,11 +34,15 @@ PLAIN = Terms()
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What a request is expected to take: prompt tokens found in a cache and not, seconds to its first token."""
+    """What a request is expected to take: prompt tokens found in a cache and not, seconds to its first token.
+
+    Requests of one `kin` (0: none) begin alike: when one of them is served, more of the others is cached.
+    """
 
     uncached: float = 0.0
     cached: float = 0.0
     prefill_s: float = 0.0
+    kin: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

@@ -163,4 +163,5 @@ class Entry:
         matched = router.index.match(ask.chain, [(pod.name, pod.epoch) for pod in pods])
         cached = min(tokens(max(matched.values(), default=0) * BLOCK), self.door.prompt)
         uncached, price = self.door.prompt - cached, router.model(ask.model).coefficients
-        return Work(uncached, cached, (price.base_ms + compute(uncached, pairs(uncached, cached), price)) / 1000.0)
+        prefill_ms = price.base_ms + compute(uncached, pairs(uncached, cached), price)
+        return Work(uncached, cached, prefill_ms / 1000.0, ask.chain[0] if ask.chain else 0)
