@@ -111,12 +111,9 @@ class Layout:
     def init_socket(self, name: str) -> Path:
         return self.machine(name) / "init.sock"
 
-    def containerd_socket(self, node: str) -> Path:
-        return self.machine(node) / "containerd.sock"
-
     def check(self) -> None:
         """Raises ``ClusterError`` where the state folder's path is too long for the sockets in it."""
-        longest = str(self.containerd_socket("control-plane")) + ".ttrpc"
+        longest = str(self.init_socket("control-plane"))
         if len(longest.encode()) > LONGEST_SOCKET:
             raise ClusterError(
                 f"the state folder {self.state} has too long a path; choose a shorter one by --state DIR"

@@ -26,6 +26,7 @@ from .shell import run, until
 
 INIT = Path(__file__).with_name("init.py")
 PRIVATE = ("/run", "/var/lib/cni", "/var/log/containers")
+KEPT = (("kubelet", "/var/lib/kubelet"),)  # on the machine's disk: what a node that was lost finds again
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--cgroup", "--fork", "--kill-child", "--mount-proc")
 # Joins the groups (as many as the first word says), then becomes the program: a new cgroup namespace begins where its maker is.
 JOIN = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs"; shift; n=$((n-1)); done; exec "$@"'
@@ -52,8 +53,9 @@ class Machine:
         """Start the machine with no daemon; returns when its init answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.layout.logs.mkdir(exist_ok=True)
-        for folder in PRIVATE:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        mounted = [*map(Path, PRIVATE), *(Path(target) for _, target in KEPT)]
+        for folder in [*mounted, *(self.folder / name for name, _ in KEPT)]:
+            folder.mkdir(parents=True, exist_ok=True)
         self.layout.init_socket(self.name).unlink(missing_ok=True)
         process = self._spawn(cgroups.make(self.layout.cgroup, self.name))
         self._pid_file.write_text(f"{process.pid} {started(process.pid)}\n")
@@ -62,7 +64,8 @@ class Machine:
 
     def _spawn(self, groups: Sequence[tuple[Path, Path]]) -> subprocess.Popen[bytes]:
         leash = _leash() if self.owned else -1
-        binds = [f"{group}:{mount}" for group, mount in groups]
+        kept = [(self.folder / name, target) for name, target in KEPT]
+        binds = [f"{source}:{target}" for source, target in [*groups, *kept]]
         init = [sys.executable, "-I", INIT, self.layout.init_socket(self.name), self.name, leash, *PRIVATE, *binds]
         joining = ["sh", "-c", JOIN, "sh", str(len(groups)), *(str(group) for group, _ in groups)]
         try:
@@ -134,6 +137,11 @@ class Machine:
         with self._connected() as connection:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[0])
+
+    @property
+    def root(self) -> Path:
+        """The machine's file system as this host can open it; paths there are short, which sockets need."""
+        return Path(f"/proc/{self.pid}/root")
 
     def start(self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         """Start a daemon, or start it again after ``stop``."""

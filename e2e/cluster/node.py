@@ -19,19 +19,19 @@ from .shell import run, until
 
 PAUSE = "localhost/sheaf-pause:1"
 CTR = ("ctr", "--namespace", "k8s.io", "--address")
+SOCKET = "run/containerd/containerd.sock"
+KUBELET = Path("/var/lib/kubelet")
 
 
 def ctr(layout: Layout, node: str, *words: str | Path, timeout: float = 600, check: bool = True) -> str:
     """containerd's own client, asked from this host."""
-    return run([*CTR, layout.containerd_socket(node), *words], timeout=timeout, check=check)
+    return run([*CTR, Machine(layout, node).root / SOCKET, *words], timeout=timeout, check=check)
 
 
 def start_containerd(machine: Machine, spec: NodeSpec, network: Network, *, fresh: bool) -> None:
     """Start containerd; ``fresh`` forgets the containers of an earlier life (never the images)."""
-    socket = machine.layout.containerd_socket(spec.name)
     config = machine.folder / "containerd.toml"
-    config.write_text(_containerd_config(machine.folder, socket, write_cni(machine.folder, spec, network)))
-    socket.unlink(missing_ok=True)
+    config.write_text(_containerd_config(machine.folder, write_cni(machine.folder, spec, network)))
     machine.start("containerd", ["containerd", "--config", config, "--log-level", "warn"])
     log = machine.layout.logs / f"{spec.name}.containerd.log"
     until(f"containerd on {spec.name} (see {log})", lambda: _answers(machine.layout, spec.name), timeout=60)
@@ -40,9 +40,7 @@ def start_containerd(machine: Machine, spec: NodeSpec, network: Network, *, fres
 
 
 def _answers(layout: Layout, node: str) -> bool:
-    return layout.containerd_socket(node).exists() and "io.containerd.grpc.v1" in ctr(
-        layout, node, "plugins", "ls", check=False
-    )
+    return "io.containerd.grpc.v1" in ctr(layout, node, "plugins", "ls", check=False)
 
 
 def forget_containers(layout: Layout, node: str) -> None:
@@ -64,7 +62,7 @@ def start_kubelet(machine: Machine, spec: NodeSpec, network: Network, credential
     config, resolv = machine.folder / "kubelet.json", machine.folder / "resolv.conf"
     resolv.write_text(f"nameserver {network.control_plane}\n")
     config.write_text(json.dumps(_kubelet_config(machine.layout, spec, network, credentials, resolv), indent=1))
-    machine.start("kubelet", _kubelet(machine.folder, spec, network, credentials, config))
+    machine.start("kubelet", _kubelet(spec, network, credentials, config))
 
 
 def wipe(folder: Path) -> None:
@@ -73,7 +71,7 @@ def wipe(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _containerd_config(folder: Path, socket: Path, cni: Path) -> str:
+def _containerd_config(folder: Path, cni: Path) -> str:
     return f"""\
 version = 2
 root = "{folder}/containerd"
@@ -81,7 +79,7 @@ state = "/run/containerd"
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt"]
 [grpc]
-  address = "{socket}"
+  address = "/{SOCKET}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
@@ -97,7 +95,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 """
 
 
-def _kubelet(folder: Path, spec: NodeSpec, network: Network, credentials: Credentials, config: Path) -> list[str]:
+def _kubelet(spec: NodeSpec, network: Network, credentials: Credentials, config: Path) -> list[str]:
     labels = ",".join(f"{key}={value}" for key, value in spec.labels)
     return [
         str(binary("kubelet")),
@@ -105,8 +103,8 @@ def _kubelet(folder: Path, spec: NodeSpec, network: Network, credentials: Creden
         f"--kubeconfig={credentials.kubeconfig(f'kubelet-{spec.name}')}",
         f"--hostname-override={spec.name}",
         f"--node-ip={network.node(spec.index)}",
-        f"--root-dir={folder / 'kubelet'}",
-        f"--cert-dir={folder / 'kubelet' / 'pki'}",
+        f"--root-dir={KUBELET}",
+        f"--cert-dir={KUBELET / 'pki'}",
         "--housekeeping-interval=30s",
         *([f"--node-labels={labels}"] if labels else []),
         "--v=1",
@@ -129,12 +127,12 @@ def _kubelet_config(
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(pair.certificate),
         "tlsPrivateKeyFile": str(pair.key),
-        "containerRuntimeEndpoint": f"unix://{layout.containerd_socket(spec.name)}",
+        "containerRuntimeEndpoint": f"unix:///{SOCKET}",
         "clusterDNS": [network.control_plane],
         "clusterDomain": "cluster.local",
         "resolvConf": str(resolv),
         "podLogsDir": str(folder / "pod-logs"),
-        "volumePluginDir": str(folder / "kubelet" / "volume-plugins"),
+        "volumePluginDir": str(KUBELET / "volume-plugins"),
         **_fitting_any_host(),
         **_quick_and_quiet(),
     }
