@@ -120,7 +120,7 @@ async def test_a_burst_is_worked_in_at_once(server, follow):
     assert len(changes) < 20
 
 
-async def test_a_cut_watch_goes_on_where_it_stood(server, follow):
+async def test_a_cut_watch_goes_on_where_it_stood_and_nobody_is_alarmed(server, follow, logged):
     fill(server)
     store, _ = await follow()
     await until(lambda: server.watches("pods") == 1)
@@ -128,6 +128,7 @@ async def test_a_cut_watch_goes_on_where_it_stood(server, follow):
     server.put("pods", pod("base-1", "base"))
     await until(lambda: len(store.fleet.pods_of("base")) == 2)
     assert server.lists("pods") == 1
+    assert not [line for line in logged if line["event"] == "fleet_watch"]
 
 
 async def test_bookmarks_move_the_place_to_go_on_from(server, follow):
@@ -329,7 +330,7 @@ async def test_an_event_or_an_answer_of_any_size_is_not_held(server, follow, log
     monkeypatch.setattr(client, "MAX_LINE", 10_000)
     server.put("slos", {**slo("huge"), "junk": "x" * 50_000})
     await until(lambda: any("more than 10000 bytes" in line.get("reason", "") for line in logged))
-    await until(lambda: server.lists("slos") == 2)
+    await until(lambda: server.lists("slos") == 2 and not source.board.away)
     monkeypatch.setattr(client, "MAX_PAGE", 20_000)
     server.version += 1
     server.compact()

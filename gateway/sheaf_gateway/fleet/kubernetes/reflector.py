@@ -3,7 +3,8 @@ watch cannot go on.
 
 After the protocol of Kubernetes' API concepts (efficient detection of changes): pages with `limit` and `continue`,
 bookmarks to move the resource version of quiet kinds, 410 Gone to start over. A connection that is silent for longer
-than the server's bookmarks take is given up and taken up again where it stood.
+than the server's bookmarks take is given up and taken up again where it stood. A watch that is cut is no news: the
+server is away when it cannot be taken up again.
 """
 
 import asyncio
@@ -82,6 +83,7 @@ class Reflector:
         self._refresh_at = 0.0
         self._failures = 0
         self._seen = 0
+        self._watching = False
 
     async def run(self) -> None:
         """List and watch for ever."""
@@ -112,8 +114,9 @@ class Reflector:
             self._start_over("expired")
         elif (error.status or isinstance(error, NonsenseError)) and self._failures >= _MAX_WATCH_FAILURES:
             self._start_over("failures")
-        if error.status != GONE or self._failures > 1:
+        if self._failures > 1 or not (self._watching or error.status == GONE):
             self._sink.away(self._resource.kind, error)
+        self._watching = False
         await asyncio.sleep(delay(self._failures, self._random, error.retry_after))
 
     def _start_over(self, reason: ListReason) -> None:
@@ -169,6 +172,7 @@ class Reflector:
         }
         times = {"idle_s": rules.idle_s, "total_s": seconds + rules.idle_s}
         async with self._api.lines(self._resource.path, self._selected(query), **times) as lines:
+            self._watching = True
             self._sink.watching(self._resource.kind)
             async for line in lines:
                 self._event(_object(line))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import structlog
 
 from sheaf_gateway.fleet import metrics
-from sheaf_gateway.fleet.kubernetes.client import ApiError
+from sheaf_gateway.fleet.kubernetes.client import ApiError, NonsenseError
 from sheaf_gateway.fleet.snapshot import KINDS, Kind
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class WatchBoard:
         metrics.WATCH_AWAY_SINCE.labels(kind).set(since)
         reason = explained(kind, error, self._namespace)
         told, self._reasons[kind] = self._reasons.get(kind), reason
-        if first or (error.status and reason != told):
+        if first or (reason != told and (error.status or isinstance(error, NonsenseError))):
             log.warning(
                 "fleet_watch",
                 state="away",
