@@ -20,13 +20,12 @@ from statistics import median
 import orjson
 from rich.console import Console
 from rich.table import Table
-from sheaf_engine.timing import PRESETS, TimingProfile
-
 from sheaf.simulator.calls import Call
 from sheaf.simulator.outcome import quantile
 from sheaf.simulator.policies.registry import POLICIES
 from sheaf.simulator.race import Race
 from sheaf.simulator.traces import Chat, Shape, conversations, read_trace, shaped
+from sheaf_engine.timing import PRESETS, TimingProfile
 
 OURS, ORACLE = "sheaf", "oracle"
 RANK = 16
@@ -123,7 +122,7 @@ def _measure(
 def _line(row: Row) -> str:
     return (
         f"{row.load:.2f} {row.seed} {row.policy:20} p50 {row.p50:7.3f} p90 {row.p90:7.3f} p99 {row.p99:7.3f} "
-        f"attained {row.attained:.3f} hit {row.hit_rate:.3f} tpot {row.tpot_p50 * 1000:5.1f} ms {row.us_per_request:.0f} us"
+        f"attained {row.attained:.3f} hit {row.hit_rate:.3f} {row.us_per_request:.0f} us"
     )
 
 

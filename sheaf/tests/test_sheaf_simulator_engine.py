@@ -90,7 +90,7 @@ def by_events(asked: list[tuple[float, int, int, int, str | None]]) -> tuple[dic
     return seen, pod.engine.prompt_tokens_hit
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(REQUEST, min_size=1, max_size=14))
 def test_a_pod_that_coasts_shows_every_token_at_the_very_time_of_single_steps(asked: list[Any]) -> None:
     assert by_events(asked) == by_steps(asked)

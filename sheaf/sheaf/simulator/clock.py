@@ -52,6 +52,8 @@ class Clock:
             self.now = time
             self.happened += 1
             action(item)
+        if self.now < until < float("inf"):
+            self.now = until
 
     def step(self) -> bool:
         """Let the next thing happen; False where nothing is due any more."""

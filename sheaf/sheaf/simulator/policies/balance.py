@@ -82,7 +82,7 @@ class BoundedHash(Policy):
 
 
 class LeastTokens(Policy):
-    """Fewest prompt and output tokens under way (llm-d's token load, alone)."""
+    """Fewest prompt tokens under way (llm-d's token load, alone)."""
 
     name = "least-tokens"
 
