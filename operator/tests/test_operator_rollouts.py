@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_world import NOW, World, make_adapter, make_model, make_notice, make_pod, of_kind
+from operator_world import NOW, World, make_adapter, make_model, make_notice, make_pod, of_kind, resident
 from sheaf_crds.agent_api import AgentState
 from sheaf_operator.planning import ClusterSnapshot, CreatePod, DeletePod, DrainPod, plan
 from sheaf_operator.planning.pods import surge
@@ -115,6 +115,41 @@ def test_a_larger_fleet_rolls_with_a_larger_surge(replicas, expected):
     old = tuple(make_pod(model, f"p{i}", template_hash="outdated") for i in range(replicas))
     made = of_kind(plan(ClusterSnapshot((model,), pods=old), NOW).actions, CreatePod)
     assert len(made) == min(expected, replicas)
+
+
+def gone(model, *pods, adapters=()) -> set[str]:
+    """The names of the pods that one pass sends away."""
+    actions = plan(ClusterSnapshot((model,), tuple(adapters), pods=pods), NOW).actions
+    return {action.name for action in of_kind(actions, (DeletePod, DrainPod))}
+
+
+def holding(*names: str) -> AgentState:
+    return resident(*names, catalog_generation=9)
+
+
+@pytest.mark.parametrize(("agent", "leaves"), [(holding(), set()), (holding("a"), {"old"})])
+def test_an_outdated_pod_stays_until_the_new_one_has_loaded_its_adapters(agent, leaves):
+    model, adapter = make_model(replicas=1), make_adapter("a", replicas=2)
+    old = make_pod(model, "old", template_hash="outdated", agent=holding("a"))
+    assert gone(model, old, make_pod(model, "new", agent=agent), adapters=[adapter]) == leaves
+
+
+@pytest.mark.parametrize(("agent", "leaves"), [(holding(), set()), (holding("a"), {"old"})])
+def test_a_pod_of_the_other_capacity_stays_until_the_new_one_has_loaded_its_adapters(agent, leaves):
+    model, adapter = make_model(replicas=1, spot={"policy": "Required"}), make_adapter("a", replicas=2)
+    old = make_pod(model, "old", agent=holding("a"))
+    new = make_pod(model, "new", agent=agent, template_hash=template_hash(model, spot=True))
+    assert gone(model, old, new, adapters=[adapter]) == leaves
+
+
+def test_outdated_and_surplus_pods_are_not_spared_twice():
+    """Two replicas are wanted and three pods serve: one may go, of whichever sort."""
+    model = make_model(replicas=2, spot={"policy": "Preferred", "onDemandFloor": 1})
+    spot = {"template_hash": template_hash(model, spot=True), "ready": False, "phase": "Starting"}
+    starting = [make_pod(model, name, **spot) for name in ("s1", "s2")]
+    serving = [make_pod(model, name, agent=holding()) for name in ("d1", "d2")]
+    old = make_pod(model, "old", template_hash="outdated", agent=holding())
+    assert gone(model, *starting, *serving, old) & {"d1", "d2", "old"} == {"old"}
 
 
 def stalled() -> World:

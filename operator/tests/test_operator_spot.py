@@ -70,6 +70,17 @@ def test_on_demand_stands_in_until_spot_can_be_had_and_goes_then():
     }
 
 
+def test_every_spot_pod_that_cannot_be_had_is_stood_in_for_also_beyond_the_surge():
+    world = world_of(replicas=3, spot={"policy": "Preferred"})
+    world.no_spot = True
+    world.settle()
+    assert sorts(world) == [False] * 3
+    assert len(world.pods) == 6
+    world.replace_model(make_model(replicas=1, spot={"policy": "Preferred"}))
+    world.settle()
+    assert (sorts(world), len(world.pods)) == ([False], 2)
+
+
 def test_where_spot_is_required_nothing_stands_in():
     world = world_of(replicas=1, spot={"policy": "Required"})
     world.no_spot = True
