@@ -196,6 +196,15 @@ def test_demand_tells_what_is_asked_of_a_model():
     assert found.service_s == 0.0
 
 
+def test_what_a_limit_of_its_caller_refuses_is_no_demand():
+    door = Admission()
+    scopes = limited(requests_per_minute=1)
+    answers = [door.decide(ask(number, scopes=scopes), 0.0) for number in range(5)]
+    assert [type(answer) for answer in answers] == [Admit, *[Reject] * 4]
+    found = door.demand("m", 0.0, ready=True)
+    assert (found.refused, found.arrival_rate) == (0, pytest.approx(1 / 30))
+
+
 def test_what_was_charged_is_corrected_by_what_was_so():
     door = Admission()
     terms = Terms(policy="VTC")

@@ -73,7 +73,8 @@ class Wait(msgspec.Struct, frozen=True):
 
 class Demand(msgspec.Struct, frozen=True):
     """What is asked of a Model at one moment. `held` wait for a first pod; the rest of those who wait are `waiting`,
-    of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second."""
+    of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second. What a
+    limit of its caller refuses is no demand."""
 
     running: int = 0
     waiting: int = 0
@@ -102,12 +103,15 @@ class Admission:
     def decide(self, ask: Ask, now: float, measure: Measure | None = None) -> Answer:
         """What to do with a request that arrived now; `measure` is asked only where it cannot enter at once."""
         gate = self._gate(ask)
+        room = len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready"
+        refusal = (self.limits.take if room else self.limits.check)(ask.scopes, ask.tokens, now) if ask.scopes else None
+        if refusal is not None:
+            return over_limit(refusal)
         gate.arrivals.count(now)
-        if len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready":
-            refusal = self.limits.take(ask.scopes, ask.tokens, now) if ask.scopes else None
-            return self._enter(gate, ask) if refusal is None else _counted(gate, over_limit(refusal))
-        refused = _asleep(ask) or self._limited(ask, now)
-        return _counted(gate, refused) if refused is not None else self._queue(gate, ask, measure, now)
+        if room:
+            return self._enter(gate, ask)
+        asleep = _asleep(ask)
+        return self._queue(gate, ask, measure, now) if asleep is None else _counted(gate, asleep)
 
     def routed(self, ask: Ask, uncached: float) -> None:
         """An admitted request goes to a pod that has all but `uncached` tokens of its prompt."""
@@ -214,10 +218,6 @@ class Admission:
     def keep(self, models: frozenset[str]) -> None:
         """Forget Models that are gone and have nobody left."""
         self._gates = {m: gate for m, gate in self._gates.items() if m in models or gate.running or gate.line.size}
-
-    def _limited(self, ask: Ask, now: float) -> Reject | None:
-        refusal = self.limits.check(ask.scopes, ask.tokens, now) if ask.scopes else None
-        return None if refusal is None else over_limit(refusal)
 
     def _enter(self, gate: Gate, ask: Ask) -> Answer:
         books = gate.line.books
