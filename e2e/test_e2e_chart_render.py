@@ -13,6 +13,7 @@ import pytest
 import yaml
 from chart.helm import CHART, ROOT, Helm, HelmError, helm_binary, named, names, pod_specs
 from chart.values_matrix import MATRIX, REFUSED
+from sheaf_engine.agent.errors import Reason
 from sheaf_gateway.api.keys import read_keys
 from sheaf_gateway.config import GatewayConfig
 from sheaf_operator.config import OperatorConfig
@@ -230,6 +231,11 @@ def test_every_value_has_its_meaning_written_above_it() -> None:
     untold = [path for path in _leaves(yaml.safe_load(text)) if not any(_under(path, key) for key in told)]
     assert untold == []
     assert all(meaning.endswith(".") for meaning in told.values())
+
+
+def test_every_reason_of_an_agent_is_in_the_troubleshooting_table() -> None:
+    table = (ROOT / "docs/operations.md").read_text().partition("## Troubleshooting by reason")[2]
+    assert [reason for reason in Reason if f"`{reason}`" not in table] == []
 
 
 def _under(path: str, key: str) -> bool:
