@@ -7,7 +7,8 @@ from operator_world import NOW, World, make_adapter, make_model, make_pod, make_
 from sheaf_crds.agent_api import AgentState, EngineLoad
 from sheaf_operator.planning import ClusterSnapshot, CreatePod, DeletePod, DrainPod, PodFacts, plan
 from sheaf_operator.planning.leaving import drained
-from sheaf_operator.planning.template import desired_replicas, model_of_pod, pod_names, pod_template, template_hash
+from sheaf_operator.planning.scaling import desired_replicas
+from sheaf_operator.planning.template import template_hash
 
 OLD = "00000"
 
@@ -32,12 +33,6 @@ def test_missing_replicas_are_created_under_the_lowest_free_names():
 def test_a_repeated_pass_on_the_same_snapshot_asks_for_the_same_pods():
     seen = snapshot(make_model(replicas=4))
     assert plan(seen, NOW).actions == plan(seen, NOW).actions
-
-
-def test_a_pods_name_tells_its_model_even_where_models_are_named_like_pods():
-    for name in ("m", "m-abcde-1", "m-abcde"):
-        template = pod_template(make_model(name))
-        assert model_of_pod(pod_names(template, (), 1)[0]) == name
 
 
 def test_scaling_down_takes_what_does_not_serve_first_then_fewest_adapters_then_the_youngest():

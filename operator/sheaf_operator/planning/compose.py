@@ -18,10 +18,11 @@ from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, slo_status
+from sheaf_operator.planning.scaling import Desired, desired_replicas
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
-from sheaf_operator.planning.template import Desired, desired_replicas, pod_template
+from sheaf_operator.planning.template import pod_template
 from sheaf_operator.planning.words import are, counted
 
 ORPHAN_DRAIN_SECONDS = 30.0

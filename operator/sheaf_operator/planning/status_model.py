@@ -9,8 +9,8 @@ from sheaf_crds.base import format_duration
 from sheaf_operator.planning.conditions import Verdict, conditions
 from sheaf_operator.planning.pods import Wanted
 from sheaf_operator.planning.refs import Finding
+from sheaf_operator.planning.scaling import Desired
 from sheaf_operator.planning.snapshot import PodFacts
-from sheaf_operator.planning.template import Desired
 from sheaf_operator.planning.words import are, counted, share
 
 MODEL_LABEL = "sheaf.dev/model"

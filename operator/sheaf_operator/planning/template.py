@@ -1,17 +1,14 @@
-"""What a pod of a Model runs, how such pods are named, and how many there should be."""
+"""What a pod of a Model runs, and how such pods are named."""
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from sheaf_crds import AutoscalingPolicy, Model
+from sheaf_crds import Model
 
 from sheaf_operator.planning.actions import PodTemplate
 
 HASH_LENGTH = 8
-UNBOUNDED = 1_000_000
 POD_FIELDS = {"source", "task", "engine", "accelerators", "lora"}
 
 
@@ -45,40 +42,3 @@ def pod_names(template: PodTemplate, taken: Iterable[str], count: int) -> list[s
     used = set(taken)
     candidates = (f"{template.model}-{template.hash}-{index}" for index in range(len(used) + count))
     return [name for name in candidates if name not in used][:count]
-
-
-def model_of_pod(pod_name: str) -> str:
-    """The Model that a pod's name belongs to."""
-    return re.sub(rf"-[0-9a-f]{{{HASH_LENGTH}}}-[0-9]+$", "", pod_name)
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """How many replicas there should be, and why it is another number than declared ("" where it is not)."""
-
-    replicas: int
-    note: str = ""
-
-
-def desired_replicas(model: Model, policy: AutoscalingPolicy | None) -> Desired:
-    """spec.replicas within the bounds of the Model and of its AutoscalingPolicy; the Model's ceiling is the hardest."""
-    spec = model.spec
-    low, high = _bounds(model, policy)
-    if spec.replicas > high:
-        return Desired(high, f"replicas {spec.replicas} is held at maxReplicas {high}")
-    if spec.replicas < low and not _may_sleep(model, policy):
-        return Desired(low, f"replicas {spec.replicas} is raised to minReplicas {low}")
-    return Desired(spec.replicas)
-
-
-def _bounds(model: Model, policy: AutoscalingPolicy | None) -> tuple[int, int]:
-    spec = model.spec
-    low = max(spec.min_replicas, policy.spec.min_replicas if policy else 0)
-    ceilings = (spec.max_replicas, policy.spec.max_replicas if policy else None)
-    high = min((ceiling for ceiling in ceilings if ceiling is not None), default=UNBOUNDED)
-    return min(low, high), high
-
-
-def _may_sleep(model: Model, policy: AutoscalingPolicy | None) -> bool:
-    sleeps = policy is not None and policy.spec.scale_to_zero is not None
-    return sleeps and model.spec.replicas == 0 and model.spec.min_replicas == 0
