@@ -237,6 +237,13 @@ async def test_faults_come_and_go_while_it_runs_where_that_is_allowed():
         assert (await client.post("/faults", json={"fault": "reset:3"})).status_code == 404
 
 
+async def test_the_metrics_tell_when_the_engine_started():
+    async with emulator() as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+        told = next(line for line in lines if line.startswith("process_start_time_seconds "))
+        assert abs(float(told.split()[1]) - time.time()) < 60
+
+
 async def test_a_slow_start_keeps_the_port_closed_and_can_be_stopped():
     began = time.monotonic()
     async with emulator("--startup-delay", "0.3"):

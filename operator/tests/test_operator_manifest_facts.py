@@ -147,6 +147,15 @@ def test_an_engine_that_ends_well_again_and_again_is_in_trouble_too():
     )
 
 
+def test_what_a_killed_engine_said_last_is_not_why_unless_it_is_an_error():
+    assert facts(pod(agent=running(), engine=ended(137, message="INFO it listens"))).message.endswith(
+        "its log says more"
+    )
+    assert facts(pod(agent=running(), engine=ended(134, message="RuntimeError: bad"))).message.endswith(
+        ": RuntimeError: bad"
+    )
+
+
 def test_an_end_without_words_points_to_the_log():
     found = facts(pod(agent=running(), engine=ended(139)))
     assert found.reason == "EngineEnded"

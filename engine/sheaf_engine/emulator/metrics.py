@@ -84,6 +84,8 @@ class Metrics:
         self._lora = self._lora_family() if lora else None
         self._lora_states: deque[tuple[str, str]] = deque()
         self._describe_cache(profile)
+        started = Gauge("process_start_time_seconds", "Start of the engine, Unix seconds.", registry=self.registry)
+        started.set_to_current_time()
 
     def admitted(self, queried: int, cached: int) -> None:
         """A request's prompt was looked up in the prefix cache: its tokens, and those found."""

@@ -60,11 +60,19 @@ def last_words(message: str) -> str:
 
     An engine of several processes ends with `See root cause above`, which is not the cause.
     """
-    lines = [" ".join(_CONTROL.sub(" ", line).split()) for line in message.splitlines()]
-    shown = [line for line in lines if line]
-    named = (match[0] for line in reversed(shown) if (match := _ERROR.search(line)) and "root cause" not in line)
-    best = next(named, "") or next((line for line in reversed(shown) if "root cause" not in line), "")
-    return shorten(best.removeprefix("error: "))
+    lines = _lines(message)
+    return named_error(message) or next((line for line in reversed(lines) if "root cause" not in line), "")
+
+
+def named_error(message: str) -> str:
+    """The last error that a program named in its output; empty where it named none."""
+    matches = (_ERROR.search(line) for line in reversed(_lines(message)) if "root cause" not in line)
+    return next((match[0] for match in matches if match), "")
+
+
+def _lines(message: str) -> list[str]:
+    lines = (" ".join(_CONTROL.sub(" ", line).split()) for line in message.splitlines())
+    return [shorten(line.removeprefix("error: ")) for line in lines if line]
 
 
 def shorten(message: str) -> str:
@@ -111,12 +119,13 @@ def _ended(container: Container) -> Trouble:
         mend = _MEMORY_MEND.get(container.name, "raise its memory limit")
         return Trouble("OOMKilled", f"container {container.name} needed more memory than it may use{limit}; {mend}")
     how = _how(container.ended)
-    words = last_words(text(container.ended, "message"))
+    said = text(container.ended, "message")
+    words = named_error(said) if "signal" in how else last_words(said)
     if container.name == FETCH:
         return Trouble("FetchFailed", f"the model cannot be fetched: {words or how}")
     reason = "CrashLoopBackOff" if container.why == "CrashLoopBackOff" else f"{container.name.capitalize()}Ended"
-    said = f"container {container.name} ended with {how}"
-    return Trouble(reason, f"{said}: {words}" if words else f"{said}; {_LOGS}")
+    what = f"container {container.name} ended with {how}"
+    return Trouble(reason, f"{what}: {words}" if words else f"{what}; {_LOGS}")
 
 
 def _how(ended: Mapping[str, Any]) -> str:
