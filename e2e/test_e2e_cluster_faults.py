@@ -9,7 +9,7 @@ from cluster.images import BASE
 from cluster.kubectl import condition
 from cluster.spot import NOTICES
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, func_only=True)  # the cluster may be built first
 
 WORK = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)"
 

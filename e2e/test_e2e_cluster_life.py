@@ -14,7 +14,7 @@ from cluster.cluster import CONTROL_PLANE, Cluster
 from cluster.errors import ClusterError
 from cluster.machines import gone, started
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, func_only=True)  # the cluster may be built first
 
 
 @pytest.fixture

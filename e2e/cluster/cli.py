@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from .layout import NODES, default_state
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0, or 1 with one line why."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs beneath, too
     try:
         COMMANDS[options.command](Cluster(options.state.absolute()), options)
     except ClusterError as error:

@@ -133,7 +133,9 @@ class Cluster:
         with ThreadPoolExecutor(len(nodes)) as pool:
             list(pool.map(lambda spec: self._boot_node(spec, fresh=True), nodes))
         self._route()
-        images.load(self.layout, [spec.name for spec in nodes], [images.BASE, node.PAUSE])
+        names = [spec.name for spec in nodes]
+        images.forget_old_imports(self.layout, names)
+        images.load(self.layout, names, [images.BASE, node.PAUSE])
 
     def _boot_node(self, spec: NodeSpec, *, fresh: bool) -> None:
         machine = self.machine(spec.name)

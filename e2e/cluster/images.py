@@ -27,6 +27,7 @@ CERTIFICATES = "/etc/ssl/certs"
 PAUSE_FILE = f'FROM {BASE}\nENTRYPOINT ["/usr/bin/sleep", "infinity"]\n'
 UNPACKED = ("var/cache/apt/archives", "var/lib/apt/lists")
 KEPT_BUILDS = 3
+MOST_LAYERS = 60
 
 
 def _tool(program: str, *words: str | Path, timeout: float = 3600, stdin: str | None = None, check: bool = True) -> str:
@@ -112,10 +113,21 @@ def _build(repository: Path, target: str, name: str) -> None:
 
 
 def _forget_old_builds(target: str) -> None:
-    """Keep the newest few builds of a target; buildah lists the newest first."""
+    """Keep the newest few builds of a target (buildah lists the newest first), and a bounded number of layers."""
     ids = _tool("buildah", "images", "--quiet", "--filter", f"reference=localhost/sheaf-{target}").split()
     for image in list(dict.fromkeys(ids))[KEPT_BUILDS:]:
         _tool("buildah", "rmi", "--force", image, check=False)
+    if len(_tool("buildah", "images", "--quiet", "--filter", "dangling=true").split()) > MOST_LAYERS:
+        _tool("buildah", "rmi", "--prune", check=False)
+
+
+def forget_old_imports(layout: Layout, nodes: Sequence[str]) -> None:
+    """Remove builds from the nodes that the store has forgotten; only while no pod runs."""
+    listing = _tool("buildah", "images", "--format", "{{.Name}}:{{.Tag}}", check=False).split()
+    for node in nodes:
+        builds = {name for name in held(layout, node) if name.startswith("localhost/sheaf-") and name != PAUSE}
+        if stale := sorted(builds - set(listing)):
+            ctr(layout, node, "images", "rm", *stale)
 
 
 def load(layout: Layout, nodes: Sequence[str], images: Iterable[str]) -> None:
