@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 PODS, SEQUENCES, OUTPUT = 2, 4, 12
 RESERVE = 2
 PROFILE = {
-    "step_overhead_s": 0.02,
+    "step_overhead_s": 0.04,
     "prefill_token_s": 1e-5,
     "num_blocks": 4096,
     "max_model_len": 2048,

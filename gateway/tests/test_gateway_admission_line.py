@@ -94,6 +94,14 @@ def test_under_dlpm_the_longest_match_goes_first_until_another_is_urgent():
     assert drained(line, 0.5) == ["lukewarm"]
 
 
+def test_under_dlpm_who_was_served_less_goes_first_once_it_is_urgent():
+    line = Line(books("DLPM"))
+    line.join(ask("heavy", tenant="heavy"), Work, 0.0)
+    line.join(ask("light", tenant="light"), Work, 0.2)
+    line.books.charge(line.books.tenants["heavy"], 1000.0)
+    assert line.next(0.8, 0.0).ask.request_id == "light"
+
+
 def test_when_one_was_served_those_that_begin_alike_are_measured_again():
     line = Line(books("DLPM"))
     cached = {"a": 0.0, "b": 0.0}

@@ -8,7 +8,8 @@ through.)
 
 Within a lane the tenant's books say whose turn it is (`fairness`), then the earliest deadline goes: the promised time
 plus what the request's own prefill takes, which in a crowd lets the short ones pass (Niyama's hybrid of deadline and
-shortest job). Under DLPM the longest match in a cache goes first, until half of a request's promised time is over.
+shortest job). Under DLPM the longest match in a cache goes first, until half of a request's promised time is over: of
+those the largest deficit goes, for a quantum is many short requests, and a promise may be broken by then.
 What is cached changes while they wait: when one was served, the first `KIN` that begin alike are measured again.
 """
 
@@ -107,7 +108,7 @@ class _Group:
         """The tenant's next waiter, after its rank among those of other tenants."""
         earliest = self.by_deadline.first()
         if self.by_match is None or now >= earliest.urgent_at:
-            return False, 0.0, earliest.key, earliest
+            return False, -self.tenant.level, earliest.key, earliest
         longest = self.by_match.first()
         return True, -longest.work.cached, longest.key, longest
 
