@@ -7,6 +7,8 @@ store that speaks S3, on the host's address in the cluster's network.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,18 +21,38 @@ from cluster import images
 from cluster.cluster import Cluster
 from cluster.kubectl import Kubectl
 from moto.server import ThreadedMotoServer
+from tiny_models import RECIPE, cache_dir, cached
 
 from chart.helm import CHART, ROOT, Helm, helm_binary
 
 BUCKET = "models"
 SITE = Path(sys.prefix) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-MOUNTED = {"python": (Path(sys.base_prefix), "/opt/python"), "site": (SITE, "/opt/site"), "sheaf": (ROOT, "/opt/src")}
+LIBRARIES = ("libnuma.so.1",)  # what vLLM's kernels for CPU need of the system, beside libc
+
+
+def _libraries(folder: Path) -> None:
+    found = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    for line in found.splitlines():
+        name, _, path = line.strip().partition(" ")
+        if name in LIBRARIES and "x86-64" in path:
+            shutil.copy(path.rpartition("=> ")[2], folder / name)
+    missing = [name for name in LIBRARIES if not (folder / name).is_file()]
+    assert not missing, f"install the Debian package that has {missing}"
+    folder.chmod(0o755)
+
+
+MOUNTED = {
+    "python": (Path(sys.base_prefix), "/opt/python"),
+    "site": (SITE, "/opt/site"),
+    "sheaf": (ROOT, "/opt/src"),
+    "libraries": (cache_dir() / f"engine-libraries-{RECIPE}", "/opt/lib"),
+}
 PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 PATHS = ("/opt/site", *(f"/opt/src/{part}" for part in ("crds", "engine", "gateway", "operator", "sheaf")))
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 ENGINE_ENV = {
     "PYTHONPATH": ":".join(PATHS),
-    "LD_LIBRARY_PATH": "/opt/python/lib",
+    "LD_LIBRARY_PATH": "/opt/python/lib:/opt/lib",
     "PYTHONDONTWRITEBYTECODE": "1",
     "SHEAF_KERNELS": "off",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -73,6 +95,7 @@ def installation(cluster: Cluster, namespace: str) -> Iterator[Installation]:
     """A namespace that enforces the restricted standard, with all that an installation needs; removed after."""
     kubectl = cluster.kubectl.within(namespace)
     done = Installation(cluster, kubectl, Helm(helm_binary(), cluster.layout.kubeconfig), namespace)
+    cached("engine-libraries", _libraries)
     label = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": label}})
     try:
