@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import cluster_fixture
 import pytest
 from cluster import cli
 from cluster.cluster import CONTROL_PLANE, Cluster
@@ -118,6 +119,25 @@ def test_a_state_folder_with_too_long_a_path_is_refused(tmp_path):
 def test_asking_for_what_does_not_run_says_how_to_start_it(tmp_path, capsys):
     assert cli.main(["kubeconfig", "--state", str(tmp_path)]) == 1
     assert "`python e2e/cluster up` starts one" in capsys.readouterr().err
+
+
+def test_without_root_one_line_says_so_and_points_at_kind(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("SHEAF_E2E_KUBECONFIG", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["up", "--state", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs root" in line
+    assert "kind create cluster" in line
+    assert "SHEAF_E2E_KUBECONFIG=" in line
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_where_no_cluster_can_run_tests_skip_but_never_in_ci(monkeypatch, tmp_path, ci, outcome):
+    monkeypatch.delenv("SHEAF_E2E_KUBECONFIG", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="needs root"):
+        cluster_fixture.start(Cluster(tmp_path))
 
 
 def test_a_process_that_never_was_has_not_started():

@@ -134,7 +134,6 @@ class Cluster:
             list(pool.map(lambda spec: self._boot_node(spec, fresh=True), nodes))
         self._route()
         names = [spec.name for spec in nodes]
-        images.forget_old_imports(self.layout, names)
         images.load(self.layout, names, [images.BASE, node.PAUSE])
 
     def _boot_node(self, spec: NodeSpec, *, fresh: bool) -> None:

@@ -121,13 +121,21 @@ def _forget_old_builds(target: str) -> None:
         _tool("buildah", "rmi", "--prune", check=False)
 
 
-def forget_old_imports(layout: Layout, nodes: Sequence[str]) -> None:
-    """Remove builds from the nodes that the store has forgotten; only while no pod runs."""
-    listing = _tool("buildah", "images", "--format", "{{.Name}}:{{.Tag}}", check=False).split()
-    for node in nodes:
-        builds = {name for name in held(layout, node) if name.startswith("localhost/sheaf-") and name != PAUSE}
-        if stale := sorted(builds - set(listing)):
-            ctr(layout, node, "images", "rm", *stale)
+def _forget_old_imports(layout: Layout, node: str) -> None:
+    """Remove builds from a node that the store has forgotten and no container of the node uses.
+
+    containerd knows each image by its name and, for the kubelet, by the digest of its configuration; both must go.
+    """
+    stored = set(_tool("buildah", "images", "--format", "{{.Name}}:{{.Tag}}", check=False).split())
+    used = set(ctr(layout, node, "containers", "ls").split())
+    rows = [line.split()[:3] for line in ctr(layout, node, "images", "ls").splitlines()[1:]]
+    kept = {digest for name, _, digest in rows if name in used | stored or not _is_build(name)}
+    if stale := [name for name, _, digest in rows if digest not in kept]:
+        ctr(layout, node, "images", "rm", *stale)
+
+
+def _is_build(name: str) -> bool:
+    return name.startswith(("localhost/sheaf-", "sha256:")) and name != PAUSE
 
 
 def load(layout: Layout, nodes: Sequence[str], images: Iterable[str]) -> None:
@@ -137,6 +145,8 @@ def load(layout: Layout, nodes: Sequence[str], images: Iterable[str]) -> None:
         if lacking:
             say(f"{image}: importing into {' '.join(lacking)}")
             _import(layout, lacking, image)
+    for node in nodes:
+        _forget_old_imports(layout, node)
 
 
 def held(layout: Layout, node: str) -> set[str]:
