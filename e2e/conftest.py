@@ -13,6 +13,7 @@ import pytest
 
 pytest.register_assert_rewrite("contract_checks")
 
+from cluster_fixture import cluster, faults, kubectl  # noqa: E402, F401
 from contract_checks import FRESH, LOAD, UNLOAD  # noqa: E402
 from contract_engines import ContractEngine, running  # noqa: E402
 from tiny_models import tiny_adapter  # noqa: E402
