@@ -113,7 +113,7 @@ class Stage:
         end = now() + PATIENCE
         while now() < end:
             state = await self.state()
-            if state != before:
+            if state != before or not said(state):
                 before, same_since = state, now()
             elif now() - same_since >= SETTLED:
                 return state
@@ -137,11 +137,25 @@ class Stage:
         raise AssertionError(f"ends as\n{found}\nand not as\n{wanted}\n{self.last_words()}")
 
 
+def said(state: State) -> bool:
+    """Whether the operator has said something of each object as it is now, and no Model is on its way."""
+    objects = [item for kind in DECLARED for item in state[kind].values()]
+    moving = [item for item in state["Model"].values() if ("Progressing", "False") not in item["kinds"]]
+    return not moving and all(item["current"] and item["conditions"] for item in objects)
+
+
 def _masked(raw: dict[str, Any]) -> dict[str, Any]:
     status = dict(raw.get("status") or {})
     conditions = [(one["type"], one["status"], one["reason"]) for one in status.pop("conditions", [])]
     placements = sorted((one["state"], one.get("digest", "")) for one in status.pop("placements", []))
-    return {"spec": raw["spec"], "status": status, "conditions": conditions, "placements": placements}
+    return {
+        "spec": raw["spec"],
+        "status": status,
+        "current": status.pop("observedGeneration", 0) == raw["metadata"]["generation"],
+        "conditions": conditions,
+        "kinds": [(kind, truth) for kind, truth, _ in conditions],
+        "placements": placements,
+    }
 
 
 def _pod(pod: dict[str, Any], owners: set[str], kubelet: Kubelet) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import pytest
 from sweep import Run, run
 from workloads import WORKLOADS, Workload
 
-AT_ONCE = 8
+AT_ONCE = 4
 STRIDE = int(os.environ.get("SHEAF_CRASH_STRIDE", "1"))
 
 

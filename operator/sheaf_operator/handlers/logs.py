@@ -58,7 +58,7 @@ def set_up(level: str = "INFO", stream: TextIO | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.WARNING
-    for name in ("asyncio", "kubernetes"):
+    for name in ("asyncio", "kubernetes", "kopf._core.reactor.running"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
