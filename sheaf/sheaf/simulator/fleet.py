@@ -114,6 +114,7 @@ class Fleet:
         lost: Callable[[list[tuple[Flight, int]]], None],
     ) -> None:
         self.members: dict[str, Member] = {}
+        self._of: dict[str, dict[str, Member]] = {}
         self.bill = Bill()
         self.index = FleetIndex()
         self._clock, self._market, self._cold_start = clock, market, cold_start_s
@@ -134,12 +135,12 @@ class Fleet:
 
     def routable(self, model: str) -> list[Pod[Flight]]:
         """Engines of a Model that take requests, by rising name."""
-        found = (member for member in self.members.values() if member.model == model and member.routable)
-        return [member.engine for member in sorted(found, key=lambda one: one.name) if member.engine]
+        found = sorted(self._of.get(model, {}).values(), key=lambda one: one.name)
+        return [member.engine for member in found if member.engine is not None and member.routable]
 
     def wanted(self, model: str) -> int:
         """Pods of a Model that are there or coming."""
-        return sum(member.model == model for member in self.members.values())
+        return len(self._of.get(model, ()))
 
     def idle(self, pod: str) -> None:
         """A pod has nothing left to do: if it drains, it may go."""
@@ -221,6 +222,7 @@ class Fleet:
         )
         member.paid_from = now
         self.members[action.name] = member
+        self._of.setdefault(template.model, {})[action.name] = member
         self._begin(member, waits=zone is None)
         self._touch(member)
 
@@ -234,7 +236,7 @@ class Fleet:
         spec = self._models[model].spec.spot
         if not wanted and spec.policy == "Never":
             return False, ""
-        firm = sum(not member.spot for member in self.members.values() if member.model == model)
+        firm = sum(not member.spot for member in self._of.get(model, {}).values())
         if firm < spec.on_demand_floor:
             return False, ""
         zone = self._free_zone()
@@ -296,6 +298,7 @@ class Fleet:
 
     def _end(self, member: Member) -> None:
         del self.members[member.name]
+        del self._of[member.model][member.name]
         self._pay(member)
         self._dirty |= self.index.remove("Pod", member.name)
         self._soon()

@@ -22,6 +22,7 @@ from sheaf.simulator.profiles import profile_of
 
 COLD_START_S = 120.0
 SAMPLES = 240
+HEARD_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class World:
         self._number = self._flying = 0
         self._fresh: list[float] = []
         self._arrived = 0
+        self._telling = False
         self._warm_s = 2 * setting.cold_start_s + 10.0 if setting.warm else 0.0
         self.fleet = Fleet(
             objects, setting.market, self.clock, setting.cold_start_s, self._start, self._changed, self._lost
@@ -142,12 +144,22 @@ class World:
 
     def _changed(self, model: str) -> None:
         pods = self._routable[model] = self.fleet.routable(model)
-        self.policy.fleet_changed([pod for found in self._routable.values() for pod in found], self.clock.now)
+        self._tell_policy()
         if pods:
             stranded, self._stranded[model] = self._stranded[model], []
             for flight in stranded:
                 self._send(flight)
             self._call_in(model)
+
+    def _tell_policy(self) -> None:
+        """The policy hears of changes a while later, all at once, as a gateway does of its fleet."""
+        if not self._telling:
+            self._telling = True
+            self.clock.at(self.clock.now + HEARD_S, self._policy_hears)
+
+    def _policy_hears(self, _: object) -> None:
+        self._telling = False
+        self.policy.fleet_changed([pod for found in self._routable.values() for pod in found], self.clock.now)
 
     def _arrive(self, call: Call) -> None:
         self._number += 1
