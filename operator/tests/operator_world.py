@@ -100,7 +100,7 @@ class Operator:
 class World:
     """Carries actions out as a cluster does.
 
-    `lag` ticks pass until a pod serves, `broken` templates never do, `no_spot`: spot pods find no node. In a `strict`
+    Agents that fell silent come back. `lag` ticks pass until a pod serves, `broken` templates never do, `no_spot`: spot pods find no node. In a `strict`
     world the operator sees everything at once, and an action that meets another state than it was decided on is an
     error; otherwise it has no effect, as on a real cluster.
     """
@@ -195,6 +195,8 @@ class World:
 
     def _aged(self, pod: PodFacts) -> PodFacts:
         self.ages[pod.name] = self.ages.get(pod.name, 0) + 1
+        if pod.phase == "Ready" and pod.agent is None:
+            return replace(pod, agent=AgentState(engine="Ready"))
         if pod.phase in ("Ready", "Failed", "Terminating") or pod.template_hash in self.broken:
             return pod
         if self._waits(pod):

@@ -151,7 +151,7 @@ def test_a_template_that_never_comes_up_leaves_the_old_pods_serving(replicas):
     assert len(world.pods) == replicas
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_from_any_snapshot_the_plan_reaches_a_fixpoint_without_double_pods(data):
     models = tuple(make_model(name, replicas=data.draw(replica_counts)) for name in ("m", "n"))

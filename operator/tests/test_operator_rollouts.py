@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_world import NOW, World, make_adapter, make_model, make_notice, make_pod, of_kind, resident
 from sheaf_crds.agent_api import AgentState
-from sheaf_operator.planning import ClusterSnapshot, CreatePod, DeletePod, DrainPod, plan
+from sheaf_operator.planning import ClusterSnapshot, CreatePod, DeletePod, DrainPod, UpdateStatus, plan
 from sheaf_operator.planning.pods import surge
 from sheaf_operator.planning.template import template_hash
 
@@ -140,6 +140,17 @@ def test_a_pod_of_the_other_capacity_stays_until_the_new_one_has_loaded_its_adap
     old = make_pod(model, "old", agent=holding("a"))
     new = make_pod(model, "new", agent=agent, template_hash=template_hash(model, spot=True))
     assert gone(model, old, new, adapters=[adapter]) == leaves
+
+
+def test_a_pod_whose_agent_is_silent_takes_over_from_none_and_the_model_says_so():
+    model = make_model(replicas=1)
+    pods = make_pod(model, "old", template_hash="outdated"), make_pod(model, "new", agent=None)
+    assert gone(model, *pods) == set()
+    (status,) = (a.status for a in of_kind(plan(ClusterSnapshot((model,), pods=pods), NOW).actions, UpdateStatus))
+    assert status.condition("Progressing").message == (
+        "1 of 2 replicas is of the new template; new: its agent cannot be reached; see whether a network policy keeps "
+        "the operator away"
+    )
 
 
 def test_outdated_and_surplus_pods_are_not_spared_twice():

@@ -107,7 +107,7 @@ def _progressing(facts: ModelFacts, now: float) -> Verdict:
         return _stalled(facts, late)
     if len(current) < len(live):
         told = f"{share(len(current), len(live), 'replica')} {are(len(current))} of the new template"
-        return Verdict("Progressing", "True", "RollingUpdate", _and(told, _trouble(current)[1]))
+        return Verdict("Progressing", "True", "RollingUpdate", _and(told, _trouble(current)[1] or _mute(current)))
     if facts.wanted.split.stand_ins:
         told = f"{counted(facts.wanted.split.stand_ins, 'on-demand replica')} until spot capacity can be had"
         return Verdict("Progressing", "True", "WaitingForSpot", told)
@@ -157,6 +157,12 @@ def _trouble(pods: Iterable[PodFacts]) -> tuple[str, str]:
         return "", ""
     notice = leaving.notice
     return _word(notice.reason), f"{leaving.name} has to go and is being replaced: {notice.message or notice.reason}"
+
+
+def _mute(pods: Iterable[PodFacts]) -> str:
+    """A pod that serves and takes over from none, because nobody knows what it holds."""
+    name = next((pod.name for pod in pods if pod.serving and pod.agent is None), "")
+    return f"{name}: its agent cannot be reached; see whether a network policy keeps the operator away" if name else ""
 
 
 def _telling(pod: PodFacts) -> tuple[bool, bool, bool, str]:
