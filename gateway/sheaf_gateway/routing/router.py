@@ -48,6 +48,9 @@ class Prefill(NamedTuple):
     pairs: float = 0.0
 
 
+_NOTHING = Prefill()
+
+
 class Ticket(msgspec.Struct):
     """One attempt on one pod, from the moment it was sent. Times are seconds, tokens estimates.
 
@@ -89,7 +92,7 @@ class PodLedger(msgspec.Struct):
     def ahead(self, now: float, price: Coefficients) -> Prefill:
         """The work before a request that came now: what is queued, less what the first of it must have done by now."""
         if not self.queued:
-            return Prefill(self.pending_tokens, self.pending_pairs)
+            return _NOTHING if not self.pending_tokens else Prefill(self.pending_tokens, self.pending_pairs)
         first = next(iter(self.queued.values()))
         expected = max(compute(first.tokens, first.pairs, price), 1e-6)
         done = min(_MOST_DONE, (now - self.since) * 1000.0 / expected)
@@ -117,8 +120,14 @@ class Router:
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
         matched = self.index.match(ask.chain, [(pod.name, pod.epoch) for pod in pods])
-        facts = [self._facts(ask, pod, now, tried, matched.get((pod.name, pod.epoch), 0)) for pod in pods]
-        return choose(facts, self.model(ask.model).coefficients, ask.request_id)
+        price, capacity = self.model(ask.model).coefficients, self.capacities.get(ask.model, UNKNOWN)
+        facts = []
+        for pod in pods:
+            ledger = self.ledger(pod.name)
+            cached = min(matched.get((pod.name, pod.epoch), 0) * BLOCK, ask.prompt_bytes)
+            work = _work(ask, pod, ledger, cached, capacity, ledger.ahead(now, price))
+            facts.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
+        return choose(facts, price, ask.request_id)
 
     def sent(self, ask: Ask, decision: Decision, pod: Pod, now: float) -> Ticket:
         """Account for an attempt that starts now on the chosen pod."""
@@ -195,28 +204,6 @@ class Router:
             found = self.models[name] = CostModel()
         return found
 
-    def _facts(self, ask: Ask, pod: Pod, now: float, tried: frozenset[str], blocks: int) -> PodFacts:
-        ledger = self.ledger(pod.name)
-        cached = min(blocks * BLOCK, ask.prompt_bytes)
-        own = _own(ask, cached)
-        ahead = ledger.ahead(now, self.model(ask.model).coefficients)
-        capacity = self.capacities.get(ask.model, UNKNOWN)
-        over = ledger.held_tokens + tokens(ask.prompt_bytes) - capacity.kv_tokens if capacity.kv_tokens else 0.0
-        work = Work(
-            own.tokens,
-            ahead.tokens,
-            ledger.running + pod.foreign_running,
-            pod.foreign_waiting,
-            pod.kv_usage,
-            _residency(ask, pod),
-            own.pairs,
-            ahead.pairs,
-            len(ledger.queued),
-            ledger.slots_short(ask.adapter, capacity.slots),
-            max(0.0, over),
-        )
-        return PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work)
-
     def _prefilled(self, ledger: PodLedger, ticket: Ticket, now: float) -> None:
         if not ticket.answered:
             ticket.answered = True
@@ -225,6 +212,24 @@ class Router:
             ledger.queued.pop(ticket.number, None)
             ledger.pending_tokens = max(0.0, ledger.pending_tokens - ticket.tokens)
             ledger.pending_pairs = max(0.0, ledger.pending_pairs - ticket.pairs)
+
+
+def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity, ahead: Prefill) -> Work:
+    own = _own(ask, cached)
+    over = ledger.held_tokens + tokens(ask.prompt_bytes) - capacity.kv_tokens if capacity.kv_tokens else 0.0
+    return Work(
+        own.tokens,
+        ahead.tokens,
+        ledger.running + pod.foreign_running,
+        pod.foreign_waiting,
+        pod.kv_usage,
+        _residency(ask, pod),
+        own.pairs,
+        ahead.pairs,
+        len(ledger.queued),
+        ledger.slots_short(ask.adapter, capacity.slots),
+        max(0.0, over),
+    )
 
 
 def _own(ask: Ask, cached_bytes: int) -> Prefill:
