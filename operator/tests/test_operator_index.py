@@ -146,6 +146,19 @@ def test_an_slo_that_comes_or_goes_touches_its_models_but_not_one_that_changes()
     assert index.remove("SLO", "x") == frozenset()
 
 
+def test_a_policy_that_changes_touches_the_models_whose_bounds_it_sets():
+    assert filled().upsert(make_policy("x", maxReplicas=3)) >= {Key("Model", name) for name in NAMES}
+
+
+def test_two_of_one_name_touch_each_other():
+    """The Adapter n belongs to the Model m; which of the two is served depends on both."""
+    index = filled()
+    assert index.upsert(make_adapter("n", "m")) == {Key("Model", "m"), Key("Model", "n")}
+    assert Key("Model", "m") in index.remove("Model", "n")
+    assert Key("Model", "m") in index.upsert(make_model("n"))
+    assert index.remove("Adapter", "n") == {Key("Model", "m"), Key("Model", "n")}
+
+
 def test_what_decides_nothing_touches_nothing():
     """New resource versions, the load of a pod that stays, and a little activity."""
     index, pod = filled(), make_pod(make_model(), "p")

@@ -107,6 +107,13 @@ def test_a_pod_stuck_on_a_lost_node_is_replaced_and_left_alone():
     assert departures(actions) == []
 
 
+def test_a_new_pod_takes_no_name_that_a_pod_of_an_older_namesake_still_has():
+    model = make_model(replicas=1)
+    name = f"m-{template_hash(model)}-0"
+    older = make_pod(model, name, owner_uid="uid-of-another", phase="Terminating", ready=False)
+    assert [action.name for action in of_kind(planned(model, older).actions, CreatePod)] == [name[:-1] + "1"]
+
+
 def test_noticed_and_draining_pods_of_no_model_go_too():
     gone = make_model("gone")
     noticed = make_pod(gone, "p", notice=make_notice(None))
