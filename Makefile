@@ -74,6 +74,7 @@ e2e: $(STAMP) ## The whole system: real vLLM, real processes, a real Kubernetes
 # Kubernetes' binaries are built once a machine, for some minutes, beside the tests that do not need them.
 .PHONY: test
 test: $(STAMP) ## Everything
+	@$(BIN)/python e2e/cluster packages || :
 	@nice $(BIN)/python e2e/cluster build & build=$$!; \
 	$(MAKE) --no-print-directory lint verify unit || { status=$$?; kill $$build 2>/dev/null; wait $$build; exit $$status; }; \
 	wait $$build || :; $(MAKE) --no-print-directory e2e
@@ -87,6 +88,7 @@ cluster: $(STAMP) ## Start a real Kubernetes on this machine, with Sheaf's image
 	@$(BIN)/python e2e/cluster build
 	@$(BIN)/python e2e/cluster up
 	@$(BIN)/python e2e/cluster images
+	@$(BIN)/python e2e/cluster kubeconfig
 
 .PHONY: cluster-down
 cluster-down: $(STAMP) ## End that Kubernetes; nothing of it stays

@@ -52,6 +52,11 @@ def _status(cluster: Cluster, _: argparse.Namespace) -> None:
     print("\n".join(cluster.status()) or "nothing runs")
 
 
+def _packages(_: Cluster, __: argparse.Namespace) -> None:
+    """system packages only"""
+    packages.ensure()
+
+
 def _build(_: Cluster, __: argparse.Namespace) -> None:
     """packages, binaries and base image only"""
     packages.ensure()
@@ -78,6 +83,7 @@ COMMANDS = {
     "up": _up,
     "down": _down,
     "status": _status,
+    "packages": _packages,
     "build": _build,
     "images": _images,
     "kubeconfig": _kubeconfig,

@@ -1,4 +1,4 @@
-"""What the cluster needs from the system: Linux, root, and some Debian packages, which are installed where they miss."""
+"""What the tests need from the system: Linux, root, and some Debian packages, which are installed where they miss."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PACKAGES = {
     "buildah": "buildah",
     "podman": "podman",
     "debootstrap": "debootstrap",
+    "redis-server": "redis-server",
 }
 ELSEWHERE = (
     "start a cluster elsewhere (`kind create cluster --kubeconfig kind.yaml` is enough) and name it: "

@@ -42,6 +42,7 @@ class Limits(ApiType):
     max_json_depth: int = Field(default=64, ge=4, le=512, description="Levels of JSON in a request body.")
     max_attempts: int = Field(default=3, ge=1, le=10, description="Attempts of one request.")
     max_inflight_per_pod: int = Field(default=256, ge=1, description="Requests at once on a ready pod; more wait.")
+    max_held: int = Field(default=256, ge=0, description="Requests held for a Model that has no ready pod.")
     max_decisions: int = Field(default=4_096, ge=1, description="Decision records held.")
     max_prefix_blocks: int = Field(default=262_144, ge=1, description="Blocks of 256 bytes in the prefix index.")
 
@@ -54,6 +55,7 @@ class Times(ApiType):
     idle: Duration = Field(default=120.0, gt=0, description="An engine between two bytes of an answer.")
     adapter_load: Duration = Field(default=120.0, gt=0, description="A pod to load an adapter.")
     keep_alive: Duration = Field(default=75.0, gt=0, description="A client between two requests.")
+    hold: Duration = Field(default=120.0, ge=0, description="A request to be held for a Model without a ready pod.")
     lame_duck: Duration = Field(
         default=0.0, ge=0, description="To go on serving, no longer ready, before it stops listening."
     )
@@ -73,6 +75,18 @@ class KubernetesConfig(ApiType):
     kubeconfig: Path | None = Field(default=None, description="Kubeconfig file; default: the pod's service account.")
 
 
+class SharedLimitsConfig(ApiType):
+    """Where gateways count together what tenants and keys use."""
+
+    url_file: Path = Field(description="File with the URL of the Redis: redis://, rediss:// or unix://.")
+    fail_open: bool = Field(
+        default=True,
+        description="While Redis is away: true counts in each gateway alone, false refuses limited requests with 503.",
+    )
+    timeout: Duration = Field(default=0.25, gt=0, le=10, description="Redis to answer.")
+    prefix: str = Field(default="sheaf", min_length=1, max_length=64, description="Begins the name of every key.")
+
+
 class GatewayConfig(ApiType):
     """Everything that a gateway process needs to know."""
 
@@ -80,6 +94,8 @@ class GatewayConfig(ApiType):
     fleet_file: Path
     agent_token_file: Path | None = None
     keys_file: Path | None = None
+    salt_secret_file: Path | None = None
+    shared_limits: SharedLimitsConfig | None = None
     kubernetes: KubernetesConfig | None = None
     access_log: bool = True
     limits: Limits = Field(default_factory=Limits)

@@ -16,6 +16,7 @@ from sheaf_gateway.api.keys import KeyRing, read_keys
 from sheaf_gateway.api.management import management
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
+from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.surface import Surface, refusal_body
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
@@ -62,6 +63,7 @@ class Gateway:
             timeouts=Timeouts(connect_s=times.connect, first_byte_s=times.first_byte, idle_s=times.idle),
             rules=_rules(config),
         )
+        self.inference.shared = _shared_limits(config)
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -110,6 +112,7 @@ class Gateway:
         await self._following.end()
         await self._residency.stop()
         await self._loader.stop()
+        await self.inference.close()
         await self._engines.close()
         await self._agent_pool.close()
 
@@ -207,7 +210,35 @@ def _rules(config: GatewayConfig) -> InferenceRules:
         max_inflight_per_pod=config.limits.max_inflight_per_pod,
         max_depth=config.limits.max_json_depth,
         access_log=config.access_log,
+        max_held=config.limits.max_held,
+        hold_s=config.times.hold,
+        salt_secret=_secret("saltSecretFile", config.salt_secret_file).encode() if config.salt_secret_file else b"",
     )
+
+
+def _shared_limits(config: GatewayConfig) -> SharedLimits | None:
+    shared = config.shared_limits
+    if shared is None:
+        return None
+    url = _secret("sharedLimits.urlFile", shared.url_file)
+    try:
+        return SharedLimits(url, fail_open=shared.fail_open, timeout_s=shared.timeout, prefix=shared.prefix)
+    except ValueError:
+        mend = "write redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// or unix:///PATH"
+        raise ConfigError(f"sharedLimits.urlFile {shared.url_file}: not the URL of a Redis; {mend}") from None
+
+
+def _secret(field: str, path: Path) -> str:
+    """The one word in that file."""
+    try:
+        word = path.read_bytes().decode("ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"{field} {path}: {_why(error)}") from None
+    except UnicodeDecodeError:
+        word = ""
+    if not word or len(word.split()) > 1:
+        raise ConfigError(f"{field} {path}: holds something other than one word of ASCII characters")
+    return word
 
 
 def _why(error: OSError) -> str:
