@@ -160,21 +160,13 @@ def test_two_of_one_name_touch_each_other():
 
 
 def test_what_decides_nothing_touches_nothing():
-    """New resource versions, the load of a pod that stays, and a little activity."""
+    """New resource versions, and the load of a pod that stays."""
     index, pod = filled(), make_pod(make_model(), "p")
     renewed = make_model(metadata={"resourceVersion": "7"}, sloRef={"name": "x"}, autoscalingPolicyRef={"name": "x"})
     assert index.upsert(renewed) == frozenset()
     busy = AgentState(engine="Ready", version=9, load=EngineLoad(running=3))
     assert index.upsert(replace(pod, agent=busy)) == frozenset()
     assert index.pod("p").agent.load.running == 3
-
-    def using(activity: float) -> PodFacts:
-        state = AdapterState(name="a", state="Resident", activity=activity)
-        return replace(pod, agent=busy.model_copy(update={"adapters": (state,)}))
-
-    assert index.upsert(using(0.0)) == {Key("Model", "m")}
-    assert index.upsert(using(0.2)) == index.upsert(using(0.1)) == frozenset()
-    assert index.upsert(using(0.3)) == {Key("Model", "m")}
     leaving = busy.model_copy(update={"draining": True})
     assert index.upsert(replace(pod, agent=leaving)) == {Key("Model", "m")}
     idle = leaving.model_copy(update={"load": EngineLoad()})

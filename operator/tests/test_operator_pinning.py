@@ -32,10 +32,10 @@ def active(*tenths: int) -> list[AdapterState]:
         (1, 1, (8,), 2),
         (1, 2, (8, 0), 2),
         (1, 2, (3, 3), 2),
-        (1, 2, (5, 2), 1),
+        (1, 2, (3, 2), 1),
         (1, 2, (9, 9), 3),
         (1, 9, (3, 0), 1),
-        (1, 1, (2, 2, 2, 2), 1),
+        (1, 1, (2, 2, 2, 2), 2),
         (2, 2, (1, 1), 2),
         (0, 0, (10, 10), 0),
         (5, 1, (), 5),
@@ -54,6 +54,7 @@ def test_what_is_wished_once_is_wished_again_while_nothing_changes(declared, bef
     assert once >= declared
 
 
+@settings(max_examples=300)
 @given(st.integers(1, 8), st.lists(st.integers(0, 10), min_size=1, max_size=8), st.integers(0, 7))
 def test_a_step_of_activity_up_and_down_again_does_not_flutter(before, tenths, which):
     """After one change, going one step to and fro changes nothing any more."""

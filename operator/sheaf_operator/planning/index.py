@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
-from sheaf_crds.agent_api import AdapterState, EngineLoad
+from sheaf_crds.agent_api import EngineLoad
 
 from sheaf_operator.planning.groups import Groups
-from sheaf_operator.planning.popularity import is_quiet
 from sheaf_operator.planning.refs import Finding
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 
@@ -269,9 +268,4 @@ def _relevant(pod: PodFacts) -> PodFacts:
     if agent is None:
         return pod
     load = agent.load if agent.draining else _IDLE
-    adapters = tuple(_silenced(state) for state in agent.adapters)
-    return replace(pod, agent=agent.model_copy(update={"version": 0, "load": load, "adapters": adapters}))
-
-
-def _silenced(state: AdapterState) -> AdapterState:
-    return state.model_copy(update={"activity": 0.0}) if state.activity and is_quiet(state) else state
+    return replace(pod, agent=agent.model_copy(update={"version": 0, "load": load}))

@@ -3,8 +3,8 @@
 Agents report the share of recent time in which the engine ran requests of an adapter; over all pods these add up to the
 replicas that it keeps busy. An adapter that keeps RISE of each of its replicas busy gets one more, one that would keep
 less than FALL of each busy with one fewer loses one; between the two the number stays what it was, as the Adapter's
-status tells it, so that it does not flutter and survives a restart of the operator. Activity below QUIET on a pod does
-not count, so that the many adapters that are asked for now and then cause no work.
+status tells it, so that it does not flutter and survives a restart of the operator. The sum does not change where the
+same requests spread over more pods, so a replica more does not make itself superfluous.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,6 @@ from sheaf_crds.agent_api import AdapterState
 
 RISE_TENTHS = 8
 FALL_TENTHS = 5
-QUIET = 0.25
-
-
-def is_quiet(state: AdapterState) -> bool:
-    """Whether the adapter is asked for so little on that pod that it does not count."""
-    return state.activity < QUIET
 
 
 def wished_replicas(adapter: Adapter, states: Iterable[AdapterState]) -> int:
@@ -30,7 +24,7 @@ def wished_replicas(adapter: Adapter, states: Iterable[AdapterState]) -> int:
         states: what the agents of the pods that serve say of it.
     """
     declared = adapter.spec.replicas
-    busy = sum(round(state.activity * 10) for state in states if not is_quiet(state))
+    busy = sum(round(state.activity * 10) for state in states)
     if not declared or not busy:
         return declared
     least = busy // RISE_TENTHS + 1 if busy >= RISE_TENTHS else 1
