@@ -109,3 +109,7 @@ bench-kernels: $(STAMP) ## The multi-LoRA kernels against stock vLLM's, side by 
 .PHONY: bench-engine
 bench-engine: $(STAMP) ## Real vLLM with Sheaf's kernels and without, side by side
 	$(BIN)/python bench/kernels/bench_engine.py $(ARGS)
+
+.PHONY: bench-routing
+bench-routing: $(STAMP) ## Routing policies of peers beside Sheaf's, simulated (TRACE=path for a real trace)
+	$(BIN)/python bench/routing/bench_routing.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
