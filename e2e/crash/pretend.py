@@ -32,6 +32,7 @@ class Agent:
     address: str
     state: AgentState = field(default_factory=lambda: AgentState(version=1, engine="Ready", capacity=32))
     catalog: Catalog = field(default_factory=Catalog)
+    _runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         app = web.Application()
@@ -46,7 +47,8 @@ class Agent:
         await web.TCPSite(self._runner, self.address, 8001).start()
 
     async def stop(self) -> None:
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     def _change(self, **fields: Any) -> None:
         self.state = self.state.model_copy(update={**fields, "version": self.state.version + 1})
@@ -114,8 +116,8 @@ class Kubelet:
     async def _serve(self, pod: dict[str, Any]) -> None:
         number = next(_addresses)
         agent = Agent(f"127.77.{number // 250}.{number % 250 + 1}")
+        self.agents[pod["metadata"]["uid"]] = agent  # at once: two looks may overlap
         await agent.start()
-        self.agents[pod["metadata"]["uid"]] = agent
         await self.patch_status(
             pod["metadata"]["name"],
             {

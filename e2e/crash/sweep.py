@@ -21,7 +21,7 @@ from workloads import Workload
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 PATIENCE = 60.0
-STAYS = 1.0
+STAYS = 3.0
 SETTLED = 3.0
 
 State = dict[str, Any]
@@ -75,6 +75,11 @@ class Stage:
         log = self.folder / f"writes-{self.lives}"
         self.logs.append(log)
         self.process = start(config, self.kubeconfig, Orders(self.folder / "armed", log, at, when))
+
+    def sees(self) -> bool:
+        """Whether the operator that runs now has its first view: only then is the end its own work."""
+        log = Path(f"{self.logs[-1]}.log")
+        return log.exists() and "the view is complete" in log.read_text()
 
     async def end_operator(self) -> None:
         """End it as Kubernetes would, and see that it ends well."""
@@ -165,7 +170,9 @@ def _pod(pod: dict[str, Any], owners: set[str], kubelet: Kubelet) -> tuple[Any, 
     held = tuple((entry.name, entry.pinned, entry.digest or "") for entry in entries)
     owned = meta["ownerReferences"][0]["uid"] in owners
     draining = agent.state.draining if agent else False
-    return (meta["labels"]["sheaf.dev/template"], owned, "deletionTimestamp" in meta, draining, held)
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    noticed = any(one["type"] == "DisruptionTarget" for one in conditions)
+    return (meta["labels"]["sheaf.dev/template"], owned, "deletionTimestamp" in meta, draining, noticed, held)
 
 
 @asynccontextmanager
@@ -217,6 +224,7 @@ async def run(workload: Workload, kubeconfig: Path, folder: Path, reference: Sta
         if died:
             assert made.process.exitcode == KILLED, made.last_words()
             made.operate()
+            await made.until(made.sees)
         if reference is None:
             state = await made.settled()
         else:
