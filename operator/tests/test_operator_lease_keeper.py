@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from operator_api import NAMESPACE, FakeApi, fake_api
@@ -38,6 +38,7 @@ async def candidate(api: FakeApi, name: str) -> AsyncIterator[LeaseKeeper]:
     finally:
         task.cancel()
         await asyncio.wait({task})
+        await keeper.release()
         await server.close()
 
 
@@ -57,16 +58,16 @@ async def test_it_is_made_taken_and_kept(api: FakeApi) -> None:
 
 
 async def test_the_second_waits_and_follows_at_once_after_a_clean_end(api: FakeApi) -> None:
-    async with candidate(api, "two") as two:
-        async with candidate(api, "one") as one:
-            await until(lambda: one.holds() or two.holds())
-            first, second = (one, two) if one.holds() else (two, one)
+    async with AsyncExitStack() as first_life:
+        first = await first_life.enter_async_context(candidate(api, "one"))
+        await until(first.holds)
+        async with candidate(api, "two") as second:
             await asyncio.sleep(0.3)
+            assert first.holds()
             assert not second.holds()
-        if first is one:
-            await first.release()
+            await first_life.aclose()
             assert not first.holds()
-            await until(second.holds, seconds=2.0)
+            await until(second.holds, seconds=0.5)
 
 
 async def test_one_that_is_cut_off_acts_no_more_and_comes_back(api: FakeApi) -> None:
