@@ -81,7 +81,7 @@ test: $(STAMP) ## Everything
 
 .PHONY: test-crash
 test-crash: $(STAMP) ## Kill the operator before and after each of its writes to a real API server
-	$(BIN)/python -m pytest e2e/crash --timeout=3600 -p no:randomly -s
+	SHEAF_CRASH_SWEEP=1 $(BIN)/python -m pytest e2e/crash --timeout=3600 -p no:randomly -s
 
 .PHONY: cluster
 cluster: $(STAMP) ## Start a real Kubernetes on this machine, with Sheaf's images in its nodes, and leave it up
