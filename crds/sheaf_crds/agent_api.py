@@ -85,6 +85,7 @@ class AgentState(ApiType):
     kernels: str = Field(default="stock", description="LoRA kernels in use: stock or sheaf.")
     max_model_len: int = 0
     block_size: int = 0
+    kv_tokens: int = Field(default=0, ge=0, description="Tokens that the engine's KV cache holds; 0: not known.")
     capacity: int = Field(default=0, description="Adapters that may be loaded at once.")
     draining: bool = False
     drain_deadline: float = Field(default=0.0, description="Unix seconds by which the pod goes; 0: it stays.")

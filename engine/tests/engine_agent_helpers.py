@@ -134,7 +134,7 @@ class FakeEngine:
             f'vllm:num_requests_running{{engine="0",model_name="base"}} {self.running}.0',
             'vllm:num_requests_waiting{engine="0",model_name="base"} 0.0',
             'vllm:kv_cache_usage_perc{engine="0",model_name="base"} 0.25',
-            'vllm:cache_config_info{block_size="32",engine="0"} 1.0',
+            'vllm:cache_config_info{block_size="32",engine="0",num_gpu_blocks="100"} 1.0',
             'vllm:lora_requests_info{max_lora="4",running_lora_adapters="",waiting_lora_adapters=""} 1.0',
             f'vllm:lora_requests_info{{max_lora="4",running_lora_adapters="{self.active}",waiting_lora_adapters=""}} 2.0',
         ]

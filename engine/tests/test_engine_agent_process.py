@@ -147,7 +147,8 @@ vllm:num_requests_running{engine="1",model_name="base"} 2.0
 vllm:num_requests_waiting{engine="0",model_name="base"} 7.0
 vllm:num_requests_waiting_by_reason{engine="0",model_name="base",reason="capacity"} 7.0
 vllm:kv_cache_usage_perc{engine="0",model_name="base"} 0.375
-vllm:cache_config_info{block_size="32",cache_dtype="auto",engine="0"} 1.0
+vllm:cache_config_info{block_size="32",cache_dtype="auto",engine="0",num_gpu_blocks="1000"} 1.0
+vllm:cache_config_info{block_size="32",cache_dtype="auto",engine="1",num_gpu_blocks="900"} 1.0
 vllm:lora_requests_info{max_lora="4",running_lora_adapters="old",waiting_lora_adapters=""} 1.7e+09
 vllm:lora_requests_info{max_lora="4",running_lora_adapters="pirate,chef",waiting_lora_adapters="poet"} 1.8e+09
 process_start_time_seconds 1.7637e+09
@@ -155,6 +156,7 @@ process_start_time_seconds 1.7637e+09
     found = parse_figures(text)
     assert (found.load.running, found.load.waiting, found.load.kv_usage) == (5, 7, 0.375)
     assert (found.block_size, found.started) == (32, 1.7637e9)
+    assert found.kv_tokens == 28_800
     assert found.active == {"pirate", "chef", "poet"}
 
 

@@ -20,6 +20,7 @@ from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.surface import Surface, refusal_body
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
+from sheaf_gateway.fleet.capacities import Capacities
 from sheaf_gateway.fleet.following import following
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.residency import Residency
@@ -44,6 +45,7 @@ class Gateway:
         limits, times = config.limits, config.times
         self.router = Router(max_blocks=limits.max_prefix_blocks)
         self.store = FleetStore(lambda pod: self.router.ledger(pod).running)
+        self._capacities = Capacities(self.store, self.router)
         self._engines = Pool()
         self._agent_pool = Pool(AGENT_LIMITS)
         agents = AgentClient(self._agent_pool, config.agent_token_file)

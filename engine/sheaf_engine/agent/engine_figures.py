@@ -3,7 +3,7 @@ Pure.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sheaf_crds.agent_api import EngineLoad
@@ -17,6 +17,7 @@ _WANTED = (
     "process_start_time_seconds",
     "sheaf:kernels_info",
 )
+_MOST_DIGITS = 12
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
@@ -28,6 +29,7 @@ class Figures:
         load: running and waiting requests, share of KV blocks in use.
         started: Unix seconds of the engine's start; 0 where it does not say.
         block_size: tokens in a KV block; 0 where it does not say.
+        kv_tokens: tokens that its KV cache holds, of all its replicas the least; 0 where it does not say.
         active: names of adapters with requests running or waiting.
         kernels: LoRA kernels in use; stock where it does not say.
     """
@@ -35,6 +37,7 @@ class Figures:
     load: EngineLoad = field(default_factory=EngineLoad)
     started: float = 0.0
     block_size: int = 0
+    kv_tokens: int = 0
     active: frozenset[str] = frozenset()
     kernels: str = "stock"
 
@@ -50,7 +53,7 @@ def parse_figures(text: str) -> Figures:
     """The figures in a Prometheus exposition; what is not there is zero."""
     samples = list(_samples(text))
     usage = [s.value for s in samples if s.name == "vllm:kv_cache_usage_perc"]
-    blocks = [s.labels.get("block_size", "") for s in samples if s.name == "vllm:cache_config_info"]
+    caches = [s.labels for s in samples if s.name == "vllm:cache_config_info"]
     return Figures(
         EngineLoad(
             running=round(_sum(samples, "vllm:num_requests_running")),
@@ -58,10 +61,20 @@ def parse_figures(text: str) -> Figures:
             kv_usage=min(1.0, max(0.0, max(usage, default=0.0))),
         ),
         max((s.value for s in samples if s.name == "process_start_time_seconds"), default=0.0),
-        next((int(size) for size in blocks if size.isdigit()), 0),
+        next((size for labels in caches if (size := _count(labels, "block_size"))), 0),
+        min((size for labels in caches if (size := _kv_tokens(labels))), default=0),
         _active(samples),
         next((s.labels.get("kernels", "stock") for s in samples if s.name == "sheaf:kernels_info"), "stock"),
     )
+
+
+def _kv_tokens(labels: Mapping[str, str]) -> int:
+    return _count(labels, "num_gpu_blocks") * _count(labels, "block_size")
+
+
+def _count(labels: Mapping[str, str], name: str) -> int:
+    text = labels.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
 
 
 def _samples(text: str) -> Iterator[_Sample]:

@@ -27,6 +27,7 @@ class Engine:
     version: str = ""
     max_model_len: int = 0
     block_size: int = 0
+    kv_tokens: int = 0
     kernels: str = "stock"
     load: EngineLoad = field(default_factory=EngineLoad)
 
@@ -96,6 +97,7 @@ def describe(memory: Memory) -> AgentState:
         kernels=engine.kernels,
         max_model_len=engine.max_model_len,
         block_size=engine.block_size,
+        kv_tokens=engine.kv_tokens,
         capacity=memory.capacity,
         draining=memory.draining,
         drain_deadline=memory.drain_deadline,

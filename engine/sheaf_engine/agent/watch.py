@@ -81,7 +81,7 @@ class Watch:
         self._closed = False
         engine.started = figures.started
         engine.block_size, engine.max_model_len = figures.block_size, listing.max_model_len
-        engine.kernels = figures.kernels
+        engine.kernels, engine.kv_tokens = figures.kernels, figures.kv_tokens
         engine.phase = "Ready"
         if new:
             engine.version = await self._client.version()
