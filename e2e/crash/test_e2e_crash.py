@@ -16,7 +16,16 @@ from sweep import Run, run
 from workloads import WORKLOADS, Workload
 
 AT_ONCE = 4
+CRDS = Path(__file__).resolve().parents[2] / "crds"
 STRIDE = int(os.environ.get("SHEAF_CRASH_STRIDE", "1"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kinds(cluster: Any) -> None:
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "--filename", CRDS)
+    cluster.kubectl(
+        "wait", "--for=condition=Established", "crd", "models.sheaf.dev", "adapters.sheaf.dev", "slos.sheaf.dev"
+    )
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
