@@ -4,6 +4,7 @@ It is deterministic: no clock, no randomness, no I/O. The same calls with the sa
 decisions, in the gateway, in a test and in the simulator.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,16 +12,20 @@ import msgspec
 
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing import breaker as circuit
+from sheaf_gateway.routing.blocks import NOTHING, Depth
 from sheaf_gateway.routing.breaker import Breaker, BreakerRules
 from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, choose
 from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, Coefficients, CostModel, Residency, Work, compute, pairs, tokens
-from sheaf_gateway.routing.index import PrefixIndex
+from sheaf_gateway.routing.index import PodKey, PrefixIndex
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What routing needs of a request: whose prefix (`chain`, see `prefix`), how long, for which adapter."""
+    """What routing needs of a request: whose prefix (`chain`, see `prefix`), how long, for which adapter.
+
+    `exact` says that `prompt`, which the chain is of, are the very bytes that the engine will compute (see `form`).
+    """
 
     request_id: str
     model: str
@@ -28,6 +33,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     chain: list[int] = []
     prompt_bytes: int = 0
+    exact: bool = False
+    prompt: bytes = b""
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +46,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 UNKNOWN = Capacity()
 _MOST_DONE = 0.9
+_SETTLE_S = 0.5
+_MOST_UNSETTLED = 65_536
 
 
 class Prefill(NamedTuple):
@@ -56,6 +65,7 @@ class Ticket(msgspec.Struct):
 
     `ahead` are the tokens that had to be computed before its own, `ahead_pairs` likewise; `held` the tokens that it
     keeps in the KV cache; `clear` whether nothing but prefill stood before it, so that its time teaches prices.
+    `cached` are the tokens of its prompt that the pod should have; `chain` is what its events will tell of, if they do.
     """
 
     pod: str
@@ -71,6 +81,9 @@ class Ticket(msgspec.Struct):
     pairs: float = 0.0
     ahead_pairs: float = 0.0
     clear: bool = True
+    cached: int = 0
+    chain: list[int] = []
+    epoch: int = 0
 
 
 class PodLedger(msgspec.Struct):
@@ -116,6 +129,7 @@ class Router:
         self.models: dict[str, CostModel] = {}
         self.capacities: dict[str, Capacity] = {}
         self._tickets = 0
+        self._unsettled: deque[tuple[float, Ticket]] = deque(maxlen=_MOST_UNSETTLED)
 
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
@@ -131,9 +145,10 @@ class Router:
 
     def sent(self, ask: Ask, decision: Decision, pod: Pod, now: float) -> Ticket:
         """Account for an attempt that starts now on the chosen pod."""
-        ledger = self.ledger(pod.name)
-        chosen = decision.chosen()
-        own = _own(ask, chosen.cached_bytes if chosen else 0)
+        self._settle(now)
+        ledger, key = self.ledger(pod.name), (pod.name, pod.epoch)
+        cached = self._cached(ask, decision, key)
+        own = _own(ask, cached.end)
         ahead = ledger.ahead(now, self.model(ask.model).coefficients)
         capacity = self.capacities.get(ask.model, UNKNOWN)
         clear = not ledger.slots_short(ask.adapter, capacity.slots)
@@ -152,15 +167,20 @@ class Router:
             pairs=own.pairs,
             ahead_pairs=ahead.pairs,
             clear=clear,
+            cached=cached.tokens,
+            chain=ask.chain if ask.exact and key in self.index.announced else [],
+            epoch=pod.epoch,
         )
         _enter(ledger, ticket, now)
-        self.index.record(ask.chain, (pod.name, pod.epoch), int(capacity.kv_tokens * BYTES_PER_TOKEN) // BLOCK)
+        self.index.record(ask.chain, key, int(capacity.kv_tokens * BYTES_PER_TOKEN) // BLOCK)
         return ticket
 
     def answered(self, ticket: Ticket, now: float, *, streamed: bool) -> None:
         """The pod began to answer well; a streamed answer's beginning is its first token."""
         ledger = self.ledger(ticket.pod)
         self._prefilled(ledger, ticket, now)
+        if ticket.chain:
+            self._unsettled.append((now + _SETTLE_S, ticket))
         ledger.breaker = circuit.succeeded(ledger.breaker, now, self.rules, probe=ticket.probe)
         if streamed and ticket.clear:
             work, seen = ticket.tokens + ticket.ahead, (now - ticket.sent_at) * 1000.0
@@ -179,6 +199,8 @@ class Router:
     def finished(self, ticket: Ticket) -> None:
         """The attempt is over, however it went; call once."""
         ledger = self.ledger(ticket.pod)
+        if ticket.chain and not ticket.answered:
+            self.index.settle(ticket.chain, (ticket.pod, ticket.epoch), computed=False)
         self._prefilled(ledger, ticket, ledger.since)
         _leave(ledger, ticket)
 
@@ -203,6 +225,21 @@ class Router:
         if found is None:
             found = self.models[name] = CostModel()
         return found
+
+    def _cached(self, ask: Ask, decision: Decision, pod: PodKey) -> Depth:
+        """What the pod should have of the prompt: to the KV block where its engine says so, else by hash blocks."""
+        chosen = decision.chosen()
+        predicted = chosen.cached_bytes if chosen else 0
+        said = self.index.depth(ask.chain, ask.prompt, pod) if ask.exact else NOTHING
+        if said.tokens and said.end + BLOCK > predicted:
+            return said
+        return Depth(int(tokens(predicted)), predicted)
+
+    def _settle(self, now: float) -> None:
+        unsettled = self._unsettled
+        while unsettled and unsettled[0][0] <= now:
+            ticket = unsettled.popleft()[1]
+            self.index.settle(ticket.chain, (ticket.pod, ticket.epoch), computed=True)
 
     def _prefilled(self, ledger: PodLedger, ticket: Ticket, now: float) -> None:
         if not ticket.answered:
