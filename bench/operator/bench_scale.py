@@ -17,7 +17,7 @@ from gauges import machine, versions
 from rich.console import Console
 from rich.table import Table
 from scene import MODULES, default_state, scene
-from stage import Row, Stage, quantile
+from stage import CALMS, Row, Stage, quantile
 
 FULL = Size(1_000, 10_000, 5_000)
 QUICK = Size(40, 400, 200)
@@ -55,11 +55,11 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The operator at scale.")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK}, few changes: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="40 Models, 400 Adapters, 200 pods, few changes")
     parser.add_argument("--models", type=int)
     parser.add_argument("--adapters", type=int)
     parser.add_argument("--pods", type=int)
-    parser.add_argument("--changes", type=int, help="of each kind, at each size; default 30, with --quick 5")
+    parser.add_argument("--changes", type=int, help="of each kind, at each size; default 30, with --quick 3")
     parser.add_argument("--quiet-minutes", type=float, help="default 2, with --quick 0.2")
     parser.add_argument("--converges", type=float, default=1800.0, help="give up after so many seconds")
     parser.add_argument("--profile", type=Path, help="sample the first operator of the whole fleet into this file")
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     base = QUICK if options.quick else FULL
     options.size = Size(options.models or base.models, options.adapters or base.adapters, options.pods or base.pods)
-    options.changes = options.changes or (5 if options.quick else 30)
+    options.changes = options.changes or (3 if options.quick else 30)
     if options.quiet_minutes is None:
         options.quiet_minutes = 0.2 if options.quick else 2.0
     options.profile = options.profile and options.profile.absolute()
@@ -77,13 +77,14 @@ def _options() -> argparse.Namespace:
 
 async def _measure(options: argparse.Namespace) -> tuple[Stage, Stage, int]:
     async with scene(options.state.absolute(), options.size.pods) as made:
-        small = Stage(made, "tenth", options.size.part(TENTH), options.converges)
+        calms = 4.0 if options.quick else CALMS
+        small = Stage(made, "tenth", options.size.part(TENTH), options.converges, calms=calms)
         async with small.prepared(), small.operator() as daemon:
             await small.converge(daemon)
             await small.calm(daemon)
             await small.change(daemon, options.changes)
             small.remember_memory(daemon)
-        full = Stage(made, "full", options.size, options.converges, options.profile)
+        full = Stage(made, "full", options.size, options.converges, options.profile, calms)
         async with full.prepared():
             quiet = await _whole(full, options)
         return small, full, quiet

@@ -15,7 +15,7 @@ from sheaf_operator.__main__ import main
 
 EVERY = 0.01
 SHOWN = 45
-WAITING = ("selectors.py", "threading.py", "runners.py", "sampled.py")
+WAITING = ("selectors.py", "threading.py", "runners.py", "sampled.py", "thread.py")
 
 
 def _names(frame: FrameType | None) -> list[str]:

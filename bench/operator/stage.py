@@ -32,6 +32,7 @@ class Stage:
     size: Size
     converges: float
     profile: Path | None = None
+    calms: float = CALMS
     rows: list[Row] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
@@ -87,10 +88,10 @@ class Stage:
         """Return when nothing has been written for a while, and note what an idle operator costs."""
         while True:
             before = await cost(daemon.url, daemon.pid)
-            await asyncio.sleep(CALMS)
+            await asyncio.sleep(self.calms)
             spent = (await cost(daemon.url, daemon.pid)).since(before)
             if not spent.writes:
-                self.idle_cpu = spent.cpu / CALMS
+                self.idle_cpu = spent.cpu / self.calms
                 return
 
     async def change(self, daemon: Daemon, count: int) -> None:
@@ -137,7 +138,7 @@ class Stage:
         async with self.operator() as daemon:
             await _until(lambda: is_up(daemon.url), STARTS)
             took = time.perf_counter() - began
-            await asyncio.sleep(CALMS)
+            await asyncio.sleep(CALMS / 2)
             spent = await cost(daemon.url, daemon.pid)
             self._row("take over", seconds=took, **_spent(spent))
             self._remember(daemon)

@@ -2,7 +2,10 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import kopf
 from kubernetes.aio.client import Configuration  # type: ignore[import-untyped, unused-ignore]
 from kubernetes.aio.client.rest import RESTClientObject  # type: ignore[import-untyped, unused-ignore]
@@ -16,11 +19,11 @@ from yaml import YAMLError
 __all__ = [
     "AccessError",
     "Configuration",
-    "RESTClientObject",
     "authorization",
     "connection_info",
     "load_access",
     "own_namespace",
+    "rest_client",
 ]
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -45,7 +48,29 @@ async def load_access(kubeconfig: str | None = None) -> Configuration:
         where = "the pod's service account" if in_pod else f"kubeconfig {source or '~/.kube/config'}"
         mend = "" if in_pod else "; name one that works by --kubeconfig or KUBECONFIG"
         raise AccessError(f"{where} cannot be used: {' '.join(str(error).split())}{mend}") from error
+    configuration.proxy = configuration.proxy or environment_proxy(configuration.host)
     return configuration
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that the environment (HTTPS_PROXY, NO_PROXY and the like) names for a URL."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def rest_client(configuration: Configuration, connections: int) -> RESTClientObject:
+    """The client, with a session that leaves the environment alone; to be made within a loop, and closed.
+
+    As it comes it reads ~/.netrc and the proxies' variables anew for each call, which takes longer than the call's own
+    work, and would send the API server a password from that file.
+    """
+    client = RESTClientObject(configuration, maxsize=connections)
+    made = client.pool_manager
+    client.pool_manager = aiohttp.ClientSession(connector=made.connector, trust_env=False)
+    made.detach()
+    return client
 
 
 def _check_file(source: str | None) -> None:

@@ -1,5 +1,7 @@
 """Calls to the agents in the pods (wire types: sheaf_crds.agent_api), over one bounded HTTP session."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +15,7 @@ from sheaf_operator.cluster.protocol import ClusterError
 CONNECT_TIMEOUT = 3.0
 CALL_TIMEOUT = 10.0
 LARGEST = 64 * 2**20
+TOKEN_KEPT = 1.0
 
 
 class AgentError(ClusterError):
@@ -20,10 +23,11 @@ class AgentError(ClusterError):
 
 
 class AgentCalls:
-    """Every pod's agent, reached with one token that is read anew for each call, as Secrets change."""
+    """Every pod's agent, reached with one token that is read anew each second, as Secrets change."""
 
-    def __init__(self, token_file: Path) -> None:
-        self._token_file = token_file
+    def __init__(self, token_file: Path, ticks: Callable[[], float] = time.monotonic) -> None:
+        self._token_file, self._ticks = token_file, ticks
+        self._token, self._token_ends = "", float("-inf")
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0),
             timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
@@ -64,7 +68,7 @@ class AgentCalls:
         wait: float = 0.0,
     ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT + wait, sock_connect=CONNECT_TIMEOUT)
-        headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self._present_token()}", "Content-Type": "application/json"}
         try:
             async with self._http.request(
                 method, url, params=query, data=body, headers=headers, timeout=timeout, allow_redirects=False
@@ -77,7 +81,13 @@ class AgentCalls:
             raise AgentError(f"the pod's agent answered {answer.status} to {method}: {said}{_mend(answer.status)}")
         return text
 
-    def _token(self) -> str:
+    def _present_token(self) -> str:
+        now = self._ticks()
+        if now >= self._token_ends:
+            self._token, self._token_ends = self._read_token(), now + TOKEN_KEPT
+        return self._token
+
+    def _read_token(self) -> str:
         try:
             return self._token_file.read_text().strip()
         except OSError as error:

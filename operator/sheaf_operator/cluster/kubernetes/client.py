@@ -6,13 +6,14 @@ import aiohttp
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from sheaf_operator.cluster.kubernetes.access import Configuration, RESTClientObject, authorization
+from sheaf_operator.cluster.kubernetes.access import Configuration, authorization, rest_client
 from sheaf_operator.cluster.kubernetes.errors import UnreachableError, refusal
 from sheaf_operator.cluster.kubernetes.resources import MANAGER, Raw, Resource
 
 TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5.0
 PAGE = 500
+CONNECTIONS = 64
 
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
@@ -34,7 +35,7 @@ class ApiServer:
         registry = registry or CollectorRegistry()
         self.namespace = namespace
         self._configuration = configuration
-        self._rest = RESTClientObject(configuration, maxsize=64)
+        self._rest = rest_client(configuration, CONNECTIONS)
         self._calls = Counter(
             "sheaf_operator_api_calls", "Calls to the API server.", ["verb", "resource", "code"], registry=registry
         )
