@@ -1,8 +1,17 @@
-"""`python -m sheaf_operator --config FILE [--namespace NS] [--kubeconfig FILE]`: operate one namespace."""
+"""`python -m sheaf_operator --config FILE [--namespace NS] [--kubeconfig FILE]`: operate one namespace.
+
+A container's first process is not ended by a signal that it does not handle, so SIGTERM is handled before anything else
+is imported.
+"""
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +29,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m sheaf_operator", description=__doc__)
+    made = argparse.ArgumentParser("python -m sheaf_operator", description="Operate one namespace.")
     made.add_argument("--config", type=Path, required=True, help="configuration file (JSON or YAML)")
     made.add_argument("--namespace", help="namespace to operate; default: the configuration's, then the pod's own")
     made.add_argument("--kubeconfig", help="how to reach the API server; default: KUBECONFIG or the pod's account")

@@ -10,6 +10,7 @@ from sheaf_operator.cluster.kubernetes import lease_keeper
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.lease_keeper import LeaseKeeper
 from sheaf_operator.handlers import lease
+from structlog.testing import capture_logs
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +99,15 @@ async def test_without_the_permission_nobody_acts(api: FakeApi) -> None:
         assert not one.holds()
         api.refuse.clear()
         await until(one.holds)
+
+
+@pytest.mark.parametrize(("status", "level"), [(403, "debug"), (404, "debug"), (500, "warning")])
+async def test_only_what_an_uninstallation_took_away_is_no_cause_for_alarm(
+    api: FakeApi, status: int, level: str
+) -> None:
+    async with candidate(api, "one") as one:
+        await until(one.holds)
+        api.refuse["update", "leases"] = (status, {"message": "no"}, {})
+        with capture_logs() as said:
+            await one.release()
+    assert [line["log_level"] for line in said if "is not released" in line["event"]] == [level]

@@ -26,6 +26,7 @@ from sheaf_operator.handlers.lease import (
 )
 
 CALL_TIMEOUT = 3.0
+GONE = {401, 403, 404}  # an uninstallation removes account, Role and namespace while the operator still ends
 
 _log = structlog.get_logger("sheaf.operator.lease")
 
@@ -72,7 +73,9 @@ class LeaseKeeper:
                 await self._write(record, holder="", duration=1.0)
             _log.info("released the Lease", lease=self.name)
         except (ClusterError, TimeoutError) as error:
-            _log.warning("the Lease is not released; the next operator waits for its end", error=str(error))
+            gone = isinstance(error, ApiError) and error.status in GONE
+            tell = _log.debug if gone else _log.warning
+            tell("the Lease is not released; the next operator waits for its end", error=str(error))
 
     async def _step(self) -> float:
         try:
