@@ -1,0 +1,1 @@
+"""Sheaf on a real cluster while things go wrong: what the tests share, and the tests."""
