@@ -15,7 +15,12 @@ from cluster.cluster import Cluster
 from cluster.kubectl import Kubectl
 
 FOREIGN = {"ServiceMonitor", "PodMonitor", "HTTPRoute"}
-NO_PODS: dict[str, Any] = {"operator": {"replicas": 0}, "gateway": {"replicas": 0}}
+NO_PODS: dict[str, Any] = {
+    "operator": {"replicas": 0},
+    "gateway": {"replicas": 0},
+    "image": {"pullPolicy": "Never"},
+}
+SECRETS = ("sheaf-agent-token", "sheaf-gateway-cache-salt", "sheaf-redis")
 KINDS = ("models", "adapters", "slos", "autoscalingpolicies")
 
 
@@ -55,17 +60,18 @@ def test_the_notes_say_what_to_type_next(helm: Helm, kubectl: Kubectl) -> None:
     assert "no API keys" not in install(helm, kubectl, gateway={"replicas": 0, "apiKeys": keys})
 
 
-def test_an_upgrade_keeps_token_objects_and_crds(helm: Helm, kubectl: Kubectl, tmp_path: Path) -> None:
-    install(helm, kubectl, older(tmp_path))
-    token = data(kubectl, "sheaf-agent-token")
+def test_an_upgrade_keeps_secrets_objects_and_crds(helm: Helm, kubectl: Kubectl, tmp_path: Path) -> None:
+    install(helm, kubectl, older(tmp_path), redis={"enabled": True})
+    secrets = {name: data(kubectl, name) for name in SECRETS}
+    assert len(set(map(str, secrets.values()))) == len(SECRETS)
     kubectl.apply(model())
     before = {name: uid(kubectl, kind, name) for kind, name in kept()}
-    install(helm, kubectl, commonLabels={"new": "label"})
+    install(helm, kubectl, commonLabels={"new": "label"}, redis={"enabled": True})
     deployment = kubectl.get("deployment", "sheaf-gateway")
     assert deployment is not None
     assert deployment["metadata"]["labels"]["new"] == "label"
     assert deployment["metadata"]["labels"]["app.kubernetes.io/version"] == "0.1.0"
-    assert data(kubectl, "sheaf-agent-token") == token
+    assert {name: data(kubectl, name) for name in SECRETS} == secrets
     assert {name: uid(kubectl, kind, name) for kind, name in kept()} == before
 
 
@@ -106,7 +112,11 @@ def model() -> dict[str, Any]:
 
 
 def kept() -> list[tuple[str, str]]:
-    return [("model", "kept"), ("secret", "sheaf-agent-token"), *(("crd", f"{kind}.sheaf.dev") for kind in KINDS)]
+    return [
+        ("model", "kept"),
+        *(("secret", name) for name in SECRETS),
+        *(("crd", f"{kind}.sheaf.dev") for kind in KINDS),
+    ]
 
 
 def uid(kubectl: Kubectl, kind: str, name: str) -> str:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import runpy
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from chart.helm import CHART, ROOT, Helm, HelmError, helm_binary, named, names, pod_specs
 from chart.values_matrix import MATRIX, REFUSED
+from redis import Redis
+from redis.exceptions import AuthenticationError, BusyLoadingError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sheaf_engine.agent.errors import Reason
 from sheaf_gateway.api.keys import read_keys
 from sheaf_gateway.config import GatewayConfig
 from sheaf_operator.config import OperatorConfig
 
+REDIS = shutil.which("redis-server")
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 KINDS = ["adapters.sheaf.dev", "autoscalingpolicies.sheaf.dev", "models.sheaf.dev", "slos.sheaf.dev"]
 
@@ -140,9 +150,71 @@ def test_a_secret_of_others_is_used_everywhere(helm: Helm) -> None:
     objects = helm.template(MATRIX["secrets of others"])
     assert names(objects, "Secret") == []
     assert operator_config(objects)["pods"]["agentTokenSecret"] == "their-token"
-    for name in ("sheaf-operator", "sheaf-gateway"):
-        volumes = named(objects, "Deployment", name)["spec"]["template"]["spec"]["volumes"]
-        assert "their-token" in [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
+    assert mounted(objects, "sheaf-operator") == {"their-token"}
+    assert mounted(objects, "sheaf-gateway") == {"their-token", "their-salt", "their-redis", "their-keys"}
+    shared = {"urlFile": "/etc/sheaf/shared-limits/url", "failOpen": False, "timeout": "100ms", "prefix": "prod"}
+    assert gateway_config(objects)["sharedLimits"] == shared
+
+
+def mounted(objects: list[dict[str, Any]], deployment: str) -> set[str]:
+    """The Secrets that a Deployment's pods mount."""
+    volumes = named(objects, "Deployment", deployment)["spec"]["template"]["spec"]["volumes"]
+    return {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+
+
+def test_the_gateways_share_one_salt(helm: Helm) -> None:
+    given = helm.template({"gateway": {"cacheSalt": {"value": "s" * 40}}})
+    assert named(given, "Secret", "sheaf-gateway-cache-salt")["data"]["salt"] == base64.b64encode(b"s" * 40).decode()
+    made = [named(helm.template(), "Secret", "sheaf-gateway-cache-salt")["data"]["salt"] for _ in range(2)]
+    assert made[0] != made[1]
+    assert all(len(salt) == 64 for salt in made)
+    assert gateway_config(helm.template())["saltSecretFile"] == "/etc/sheaf/cache-salt/salt"
+    assert "sheaf-gateway-cache-salt" in mounted(given, "sheaf-gateway")
+
+
+def test_gateways_count_alone_unless_there_is_a_redis(helm: Helm) -> None:
+    assert "sharedLimits" not in gateway_config(helm.template())
+    objects = helm.template(MATRIX["with redis"])
+    shared = gateway_config(objects)["sharedLimits"]
+    assert (shared["failOpen"], shared["prefix"]) == (True, "serving")
+    assert "sheaf-redis" in mounted(objects, "sheaf-gateway")
+    both = {"redis": {"enabled": True}, "gateway": {"sharedLimits": {"existingSecret": "their-redis"}}}
+    with pytest.raises(HelmError, match=r"redis\.enabled would run one that nobody uses: set only one"):
+        helm.template(both)
+
+
+@pytest.mark.skipif(REDIS is None, reason="needs redis-server")
+def test_the_bundled_redis_takes_its_configuration_and_asks_for_its_password(helm: Helm, tmp_path: Path) -> None:
+    secret = named(helm.template(MATRIX["with redis"]), "Secret", "sheaf-redis")["stringData"]
+    (tmp_path / "redis.conf").write_text(secret["redis.conf"])
+    socket = tmp_path / "redis.sock"
+    words = [str(REDIS), str(tmp_path / "redis.conf"), "--port", "0", "--unixsocket", str(socket)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        try:
+            with Redis(unix_socket_path=str(socket), password=urlsplit(secret["url"]).password) as client:
+                assert eventually(client.ping)
+                assert client.config_get("maxmemory", "maxmemory-policy", "save", "appendonly") == {
+                    "maxmemory": str(128 * 2**20),
+                    "maxmemory-policy": "allkeys-lru",
+                    "save": "",
+                    "appendonly": "no",
+                }
+            with Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(AuthenticationError):
+                stranger.ping()
+        finally:
+            server.terminate()
+
+
+def eventually(call: Callable[[], object], seconds: float = 10.0) -> object:
+    """What a call says once there is somebody to answer it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except (RedisConnectionError, BusyLoadingError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def test_keys_reach_the_gateway_as_its_keys_file(helm: Helm) -> None:
@@ -168,7 +240,7 @@ def test_a_gateway_gets_the_time_that_it_takes_to_stop(helm: Helm) -> None:
     objects = helm.template(MATRIX["tuned"])
     spec = named(objects, "Deployment", "sheaf-gateway")["spec"]["template"]["spec"]
     times = gateway_config(objects)["times"]
-    assert (times["lameDuck"], times["shutdown"], times["firstByte"]) == ("12s", "300s", "5m")
+    assert times == {"lameDuck": "12s", "shutdown": "300s", "firstByte": "5m", "hold": "90s"}
     assert spec["terminationGracePeriodSeconds"] == 12 + 300 + 10
 
 

@@ -19,7 +19,16 @@ MATRIX: dict[str, dict[str, Any]] = {
     "keys": {"gateway": {"apiKeys": {"keys": [KEY]}}, "helmTest": {"apiKeySecret": {"name": "my-key"}}},
     "secrets of others": {
         "agentToken": {"existingSecret": "their-token"},
-        "gateway": {"apiKeys": {"existingSecret": "their-keys"}},
+        "gateway": {
+            "apiKeys": {"existingSecret": "their-keys"},
+            "cacheSalt": {"existingSecret": "their-salt"},
+            "sharedLimits": {
+                "existingSecret": "their-redis",
+                "failOpen": False,
+                "timeout": "100ms",
+                "prefix": "prod",
+            },
+        },
     },
     "bound to the outside": {
         "gateway": {
@@ -49,8 +58,8 @@ MATRIX: dict[str, dict[str, Any]] = {
     "without crds": {"crds": {"install": False}},
     "tuned": {
         "gateway": {
-            "limits": {"maxBody": "32Mi", "maxAttempts": 2},
-            "times": {"firstByte": "5m"},
+            "limits": {"maxBody": "32Mi", "maxAttempts": 2, "maxHeld": 64},
+            "times": {"firstByte": "5m", "hold": "90s"},
             "lameDuckSeconds": 12,
             "shutdownSeconds": 300,
             "accessLog": False,
@@ -111,6 +120,15 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, ("/image/pullPolicy", "IfNotPresent")),
     "a short digest": ({"operator": {"image": {"digest": "sha256:abc"}}}, ("/operator/image/digest", "sha256")),
     "a short token": ({"agentToken": {"value": "secret"}}, ("/agentToken/value",)),
+    "a short salt": ({"gateway": {"cacheSalt": {"value": "salt"}}}, ("/gateway/cacheSalt/value",)),
+    "a URL in the values": (
+        {"gateway": {"sharedLimits": {"url": "redis://:pw@redis:6379"}}},
+        ("/gateway/sharedLimits", "url", "not allowed"),
+    ),
+    "a wrong time for Redis": (
+        {"gateway": {"sharedLimits": {"timeout": "soon"}}},
+        ("/gateway/sharedLimits/timeout",),
+    ),
     "a clear key": ({"gateway": {"apiKeys": {"keys": [{"name": "a", "sha256": "sk-1"}]}}}, ("/keys/0/sha256",)),
     "a wrong size": ({"engines": {"sharedMemory": "2 GB"}}, ("/engines/sharedMemory",)),
     "an unknown engine setting": ({"engines": {"gpu": 1}}, ("/engines", "gpu", "not allowed")),

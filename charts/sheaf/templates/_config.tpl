@@ -33,6 +33,13 @@
       "limits" .Values.gateway.limits
       "times" $times
       "kubernetes" (dict "enabled" true "namespace" .Release.Namespace) -}}
+{{- $_ := set $config "saltSecretFile" "/etc/sheaf/cache-salt/salt" -}}
+{{- if include "sheaf.sharedLimitsSecret" . -}}
+{{- $shared := omit .Values.gateway.sharedLimits "existingSecret" "prefix" -}}
+{{- $_ := set $shared "urlFile" "/etc/sheaf/shared-limits/url" -}}
+{{- $_ := set $shared "prefix" (.Values.gateway.sharedLimits.prefix | default .Release.Namespace) -}}
+{{- $_ := set $config "sharedLimits" $shared -}}
+{{- end -}}
 {{- if include "sheaf.apiKeysSecret" . -}}
 {{- $_ := set $config "keysFile" "/etc/sheaf/keys/keys.yaml" -}}
 {{- end -}}

@@ -24,6 +24,19 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "sheaf.cacheSaltSecret" -}}
+{{- .Values.gateway.cacheSalt.existingSecret | default (printf "%s-cache-salt" (include "sheaf.gatewayName" .)) -}}
+{{- end -}}
+
+{{/* The Secret with the URL of the Redis in which gateways count together; empty: each counts alone. */}}
+{{- define "sheaf.sharedLimitsSecret" -}}
+{{- $other := .Values.gateway.sharedLimits.existingSecret -}}
+{{- if and $other .Values.redis.enabled -}}
+{{- fail "gateway.sharedLimits.existingSecret names a Redis of yours, so redis.enabled would run one that nobody uses: set only one of them" -}}
+{{- end -}}
+{{- $other | default (ternary (include "sheaf.redisName" .) "" .Values.redis.enabled) -}}
+{{- end -}}
+
 {{- define "sheaf.operatorServiceAccount" -}}
 {{- .Values.operator.serviceAccount.name | default (ternary (include "sheaf.operatorName" .) "default" .Values.operator.serviceAccount.create) -}}
 {{- end -}}
@@ -125,15 +138,15 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* The agents' token: given, or the one that the cluster holds already, or a new one. */}}
-{{- define "sheaf.agentToken" -}}
-{{- $held := (lookup "v1" "Secret" .Release.Namespace (include "sheaf.agentTokenSecret" .)) | default dict -}}
-{{- $data := $held.data | default dict -}}
-{{- if .Values.agentToken.value -}}
-{{- .Values.agentToken.value | b64enc -}}
-{{- else if $data.token -}}
-{{- $data.token -}}
+{{/* A secret word (dict root secret key value): given, or the one that the cluster holds already, or a new one. */}}
+{{- define "sheaf.secretWord" -}}
+{{- $held := (lookup "v1" "Secret" .root.Release.Namespace .secret) | default dict -}}
+{{- $word := get ($held.data | default dict) .key -}}
+{{- if .value -}}
+{{- .value -}}
+{{- else if $word -}}
+{{- $word | b64dec -}}
 {{- else -}}
-{{- randAlphaNum 48 | b64enc -}}
+{{- randAlphaNum 48 -}}
 {{- end -}}
 {{- end -}}
