@@ -5,6 +5,7 @@
                                   is resident
     GET  /v1/state?after=VERSION&wait=SECONDS -> AgentState   at once if the version is newer, otherwise when it changes
                                   or the wait ends
+    GET  /v1/vocabulary           -> Vocabulary   what tokens and requests are in bytes; 404 where it is not known
     POST /v1/drain                Drain -> AgentState
     GET  /healthz /readyz /metrics               no token needed
 
@@ -85,6 +86,7 @@ class AgentState(ApiType):
     kernels: str = Field(default="stock", description="LoRA kernels in use: stock or sheaf.")
     max_model_len: int = 0
     block_size: int = 0
+    vocabulary: str = Field(default="", max_length=64, description="Digest of GET /v1/vocabulary; empty: it has none.")
     kv_tokens: int = Field(default=0, ge=0, description="Tokens that the engine's KV cache holds; 0: not known.")
     capacity: int = Field(default=0, description="Adapters that may be loaded at once.")
     draining: bool = False
@@ -92,6 +94,40 @@ class AgentState(ApiType):
     catalog_generation: int = 0
     load: EngineLoad = Field(default_factory=EngineLoad)
     adapters: tuple[AdapterState, ...] = ()
+
+
+class Rendering(ApiType):
+    """How the engine renders requests to text, learned from its chat template and checked against it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str = Field(default="", description="What the tokenizer puts before a plain prompt.")
+    begins: dict[str, str] = Field(
+        default_factory=dict,
+        description="What stands before the content of a first message, by its role; empty: it could not be learned.",
+    )
+    gaps: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="What stands between two contents, by the roles of the first and the second."
+    )
+    ends: dict[str, str] = Field(
+        default_factory=dict,
+        description="What follows the content of the last message, by its role; asks for the answer.",
+    )
+    strip: bool = Field(default=False, description="White space around contents is taken away.")
+    problem: str = Field(default="", description="Why it could not be learned.")
+
+
+class Vocabulary(ApiType):
+    """What the tokens of the base model stand for, in bytes, and how requests are rendered."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    digest: str = Field(max_length=64)
+    tokens: str = Field(
+        max_length=64 * 2**20,
+        description="Base64 of, for each token from 0: the count of its bytes (16 bits, big endian), then they.",
+    )
+    rendering: Rendering = Field(default_factory=Rendering)
 
 
 class Drain(ApiType):

@@ -23,6 +23,7 @@ PROTECTED = [
     ("PUT", "/v1/catalog"),
     ("POST", "/v1/adapters/a/load"),
     ("GET", "/v1/state"),
+    ("GET", "/v1/vocabulary"),
     ("POST", "/v1/drain"),
 ]
 

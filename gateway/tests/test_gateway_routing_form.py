@@ -1,12 +1,14 @@
 """Conversations are rendered as the engine's template would, or not at all."""
 
+import pytest
 from sheaf_gateway.routing.form import Form
 
+ROLES = ("system", "user", "assistant")
 CHATML = Form(
     text="<s>",
-    roles={role: (f"<{role}>", "</>\n") for role in ("system", "user", "assistant")},
-    opening="<system>help</>\n",
-    answer="<assistant>",
+    begins={"system": "<system>", "user": "<system>help</>\n<user>", "assistant": "<assistant>"},
+    gaps={one: {other: f"</>\n<{other}>" for other in ROLES if other != "system"} for one in ROLES},
+    ends=dict.fromkeys(ROLES, "</>\n<assistant>"),
 )
 
 
@@ -16,7 +18,7 @@ def test_a_conversation_is_joined_from_its_pieces():
 
 
 def test_contents_are_stripped_where_the_template_does_it():
-    form = Form(roles={"user": ("[", "]")}, strip=True)
+    form = Form(begins={"user": "["}, ends={"user": "]"}, strip=True)
     assert form.chat([("user", " hi\n")]) == b"[hi]"
 
 
@@ -24,8 +26,7 @@ def test_a_plain_prompt_begins_as_the_tokenizer_begins_it():
     assert CHATML.prompt("Größe") == "<s>Größe".encode()
 
 
-def test_what_is_not_covered_is_not_rendered():
-    assert CHATML.chat([]) is None
-    assert CHATML.chat([("tool", "x")]) is None
-    assert CHATML.chat([("user", "x"), ("system", "late")]) is None
+@pytest.mark.parametrize("turns", [[], [("tool", "x")], [("user", "x"), ("system", "late")]])
+def test_what_is_not_covered_is_not_rendered(turns):
+    assert CHATML.chat(turns) is None
     assert Form().chat([("user", "x")]) is None

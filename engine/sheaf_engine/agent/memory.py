@@ -49,6 +49,7 @@ class Memory:
     activity: dict[str, Activity] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
+    vocabulary: str = ""
 
     def facts(self, now: float) -> Facts:
         """An immutable view for the plan."""
@@ -98,6 +99,7 @@ def describe(memory: Memory) -> AgentState:
         max_model_len=engine.max_model_len,
         block_size=engine.block_size,
         kv_tokens=engine.kv_tokens,
+        vocabulary=memory.vocabulary,
         capacity=memory.capacity,
         draining=memory.draining,
         drain_deadline=memory.drain_deadline,

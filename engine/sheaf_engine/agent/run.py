@@ -73,6 +73,7 @@ def build(config: AgentConfig, outside: Outside) -> Agent:
         startup_timeout=config.startup_timeout,
         catalog_patience=config.catalog_patience,
         shelf=Shelf(config.run_dir),
+        model_dir=config.model_dir,
     )
     drain_key = secrets.token_urlsafe(32)
     app = create_app(supervisor, token, config.load_timeout, drain_key.encode())

@@ -102,6 +102,12 @@ def _add_routes(app: FastAPI, supervisor: Supervisor, guard: object, load_timeou
             return _model(supervisor.board.state)
         return _model(await supervisor.board.newer(after, min(wait, LONGEST_WAIT)))
 
+    @app.get("/v1/vocabulary", dependencies=guards)  # type: ignore[arg-type]
+    async def vocabulary() -> Response:
+        if not supervisor.vocabulary:
+            raise CallError(404, "no_vocabulary", "the model's tokens are not known in bytes; the agent's log says why")
+        return _json(supervisor.vocabulary)
+
 
 def _add_drain(app: FastAPI, supervisor: Supervisor, guard: object) -> None:
     @app.post("/v1/drain", dependencies=[guard])  # type: ignore[list-item]

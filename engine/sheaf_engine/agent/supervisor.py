@@ -23,6 +23,7 @@ from sheaf_engine.agent.metrics import Metrics
 from sheaf_engine.agent.plan import Load, Plan, Prepare, Resident, Unload, Work, failed, keepers, make_plan, waits
 from sheaf_engine.agent.prepare import Preparer
 from sheaf_engine.agent.run_dir import Shelf
+from sheaf_engine.agent.vocabulary import UnknownVocabularyError, read_vocabulary
 from sheaf_engine.agent.watch import Watch
 
 LINGER = 600.0
@@ -51,10 +52,13 @@ class Supervisor:
         startup_timeout: float,
         catalog_patience: float = 0.0,
         shelf: Shelf | None = None,
+        model_dir: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.memory = memory
         self._shelf = shelf or Shelf(None)
+        self._model_dir = model_dir
+        self.vocabulary = b""
         self._patience = catalog_patience
         self._opened = 0
         self._ready_since = 0.0
@@ -77,6 +81,10 @@ class Supervisor:
         kept = self._shelf.kept()
         if kept is not None:
             self.memory.take(kept)
+        if self._model_dir is not None:
+            learning = asyncio.create_task(self._learn(self._model_dir))
+            self._tasks.add(learning)
+            learning.add_done_callback(self._tasks.discard)
         try:
             while True:
                 await self._watch.look(self._clock())
@@ -92,6 +100,21 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._store.close()
+
+    async def _learn(self, folder: Path) -> None:
+        try:
+            found = await in_thread(lambda: read_vocabulary(folder))
+        except UnknownVocabularyError as error:
+            log.info("the model's tokens are not told in bytes", reason=str(error))
+            return
+        except Exception:
+            log.exception("reading the model's vocabulary failed unexpectedly")
+            return
+        if found.rendering.problem:
+            log.info("the chat template is not told", reason=found.rendering.problem)
+        self.vocabulary = found.model_dump_json(by_alias=True).encode()
+        self.memory.vocabulary = found.digest
+        self.reconcile()
 
     def reconcile(self) -> None:
         """Start what is due now and tell the state."""

@@ -1,7 +1,7 @@
 """The bytes that an engine renders a request to, without its template engine: learned pieces, joined.
 
-Whoever has the template (the agent in the pod) learned it once: what opens a conversation, what stands before and after
-each role's content, what asks for the answer; and checked it against the template itself. What it does not cover
+Whoever has the template (the agent in the pod) learned it once: what stands before, between and after the contents of
+messages, by their roles; and checked it against the template itself. What it does not cover
 renders to None, and the request is known by its canonical bytes alone (see `prefix.render`). A form that is wrong can
 only make a request slower: its bytes then match nothing that an engine holds.
 """
@@ -16,16 +16,16 @@ Turn = tuple[str, str]
 class Form(msgspec.Struct, frozen=True, kw_only=True):
     """How a Model renders.
 
-    `text` stands before a plain prompt. `roles` has what stands before and after the content of each role; None where
-    the chat template is not known. `opening` begins a conversation, `opening_system` one whose first message is of the
-    role system; `answer` asks for the answer; `strip` says that white space around contents is taken away.
+    `text` stands before a plain prompt. `begins` has what stands before the content of a first message, by its role;
+    `gaps` what stands between two contents, by the roles of the first and the second; `ends` what follows the last one
+    and asks for the answer; all empty where the chat template is not known. `strip` says that white space around
+    contents is taken away.
     """
 
     text: str = ""
-    roles: Mapping[str, tuple[str, str]] | None = None
-    opening: str = ""
-    opening_system: str = ""
-    answer: str = ""
+    begins: Mapping[str, str] = {}
+    gaps: Mapping[str, Mapping[str, str]] = {}
+    ends: Mapping[str, str] = {}
     strip: bool = False
 
     def prompt(self, text: str) -> bytes:
@@ -34,14 +34,11 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 
     def chat(self, turns: Sequence[Turn]) -> bytes | None:
         """The bytes of a conversation of (role, content) that is to be answered; None where it is not covered."""
-        roles = self.roles
-        if roles is None or not turns:
+        try:
+            parts = [self.begins[turns[0][0]]]
+            for place, (role, content) in enumerate(turns):
+                parts.append(content.strip() if self.strip else content)
+                parts.append(self.gaps[role][turns[place + 1][0]] if place + 1 < len(turns) else self.ends[role])
+        except (KeyError, IndexError):
             return None
-        parts = [self.opening_system if turns[0][0] == "system" else self.opening]
-        for place, (role, content) in enumerate(turns):
-            around = roles.get(role)
-            if around is None or (role == "system" and place):
-                return None
-            parts += (around[0], content.strip() if self.strip else content, around[1])
-        parts.append(self.answer)
         return "".join(parts).encode()
