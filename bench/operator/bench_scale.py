@@ -38,6 +38,8 @@ def main() -> None:
         small, full, quiet = asyncio.run(_measure(options))
     except TimeoutError as error:
         sys.exit(f"bench-operator: {error}")
+    except KeyboardInterrupt:
+        sys.exit("bench-operator: interrupted; the cluster that it had started has ended")
     rows = [*small.rows, *full.rows]
     _print(rows)
     report = {

@@ -14,6 +14,7 @@ from sheaf_crds.agent_api import AgentState
 from sheaf_operator.cluster.kubernetes.objects import Refusal, read
 from sheaf_operator.cluster.kubernetes.resources import NODES, PODS, Raw, Resource, version_of
 from sheaf_operator.planning.index import FleetIndex, Key
+from sheaf_operator.planning.manifest.essence import essence
 from sheaf_operator.planning.manifest.facts import NodeFacts, node_facts, pod_facts
 
 REMEMBERED = 50_000
@@ -126,9 +127,9 @@ class View:
         if key.kind == "Model":
             self._refresh([pod.name for pod in self.index.pods_of(key.name) if not pod.ready])
 
-    def _take_pod(self, raw: Raw) -> None:
+    def _take_pod(self, whole: Raw) -> None:
+        raw = essence(whole)
         meta = raw["metadata"]
-        meta.pop("managedFields", None)
         name, uid = str(meta["name"]), str(meta.get("uid", ""))
         if name in self.pods:
             self._drop_pod(name, but=uid)
