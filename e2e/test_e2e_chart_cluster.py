@@ -75,17 +75,22 @@ def test_an_upgrade_keeps_secrets_objects_and_crds(helm: Helm, kubectl: Kubectl,
     assert {name: uid(kubectl, kind, name) for kind, name in kept()} == before
 
 
-def test_an_uninstall_leaves_crds_and_models_and_nothing_of_its_own(helm: Helm, kubectl: Kubectl) -> None:
+def test_an_uninstall_leaves_what_serves_and_nothing_else_of_its_own(helm: Helm, kubectl: Kubectl) -> None:
     install(helm, kubectl)
     kubectl.apply(model())
+    token = data(kubectl, "sheaf-agent-token")
     helm("uninstall", "sheaf", "--namespace", kubectl.namespace, "--wait")
     assert kubectl.get("model", "kept") is not None
     assert all(kubectl.get("crd", f"{kind}.sheaf.dev") for kind in KINDS)
     ours = "app.kubernetes.io/part-of=sheaf"
     kinds = "deployments,services,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies"
-    assert kubectl.list(kinds, ours) == []
+    assert [item["metadata"]["name"] for item in kubectl.list(kinds, ours)] == ["sheaf-agent-token"]
     wide = kubectl.list("clusterroles,clusterrolebindings", ours)
     assert [item["metadata"]["name"] for item in wide if kubectl.namespace in item["metadata"]["name"]] == []
+    helm(
+        "install", "sheaf", str(CHART), "--namespace", kubectl.namespace, "--set", "crds.install=false", values=NO_PODS
+    )
+    assert data(kubectl, "sheaf-agent-token") == token
 
 
 def test_people_with_the_clusters_own_roles_reach_the_kinds(helm: Helm, kubectl: Kubectl) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tiny_models import tiny_adapter, tiny_llama
 PROMPTS = ("The capital of France is", "A sheaf binds many stalks", "Please write a short poem")
 ARGS = ("--enforce-eager", "--max-model-len=512", "--block-size=32")
 ADAPTERS = {"north": 1, "south": 2}
+DRY = "llama-70b-dry"
 
 
 def manifest(kind: str, name: str, **spec: Any) -> dict[str, Any]:
@@ -35,11 +37,14 @@ def declared() -> list[dict[str, Any]]:
         engine={"name": "vllm", "args": list(ARGS[:2])},
         lora={"slots": 2, "maxRank": 8},
         sloRef={"name": "chat"},
+        autoscalingPolicyRef={"name": "one"},
     )
     adapters = [
         manifest("Adapter", name, modelRef={"name": "tiny"}, source=f"s3://{BUCKET}/{name}") for name in ADAPTERS
     ]
-    return [manifest("SLO", "chat", **{"class": "Interactive", "ttft": {"p95": "5s"}}), model, *adapters]
+    slo = manifest("SLO", "chat", **{"class": "Interactive", "ttft": {"p95": "5s"}})
+    policy = manifest("AutoscalingPolicy", "one", signal="Concurrency", minReplicas=1, maxReplicas=1)
+    return [slo, policy, model, *adapters]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def sheaf(cluster: Cluster, audit_begin: int) -> Iterator[Installation]:
         installed.install(values(tag, url))
         installed.kubectl("apply", "-f", str(ROOT / "examples/dry-run-emulator.yaml"))
         installed.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(thing) for thing in declared()))
-        for kind, name in (("model", "llama-70b-dry"), ("model", "tiny"), *(("adapter", name) for name in ADAPTERS)):
+        for kind, name in (("model", DRY), ("model", "tiny"), *(("adapter", name) for name in ADAPTERS)):
             installed.kubectl.wait(kind, name, "Ready", ready, timeout=300)
         yield installed
 
@@ -90,7 +95,7 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 def test_every_example_is_accepted(sheaf: Installation) -> None:
     said = sheaf.kubectl("apply", "--dry-run=server", "-f", str(ROOT / "examples"))
-    assert "llama-70b-dry" in said
+    assert DRY in said
 
 
 def test_kubectl_get_reads_well(sheaf: Installation) -> None:
@@ -127,15 +132,15 @@ def test_answers_through_the_service_are_those_of_stock_vllm(sheaf: Installation
 
 
 def test_kubectl_scale_moves_the_replicas(sheaf: Installation) -> None:
-    sheaf.kubectl("scale", "model/llama-70b-dry", "--replicas=1")
-    sheaf.kubectl.wait("model", "llama-70b-dry", "1 replica", lambda model: model["status"]["replicas"] == 1, 90)
+    sheaf.kubectl("scale", f"model/{DRY}", "--replicas=1")
+    replicas(sheaf, 1)
     scale = json.loads(sheaf.kubectl("get", "model", "llama-70b-dry", "--subresource=scale", "-o", "json"))
     pods = sheaf.kubectl.list("pods", scale["status"]["selector"])
     assert len([pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]) == 1
 
 
 def test_a_horizontal_pod_autoscaler_moves_the_replicas(sheaf: Installation) -> None:
-    target = {"apiVersion": "sheaf.dev/v1alpha1", "kind": "Model", "name": "llama-70b-dry"}
+    target = {"apiVersion": "sheaf.dev/v1alpha1", "kind": "Model", "name": DRY}
     metric = {
         "type": "Resource",
         "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}},
@@ -147,10 +152,49 @@ def test_a_horizontal_pod_autoscaler_moves_the_replicas(sheaf: Installation) -> 
         "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 4, "metrics": [metric]},
     }
     sheaf.kubectl.apply(scaler)
-    sheaf.kubectl.wait(
-        "model", "llama-70b-dry", "2 ready replicas", lambda model: model["status"].get("readyReplicas") == 2, 120
-    )
+    replicas(sheaf, 2)
     sheaf.kubectl.delete("horizontalpodautoscaler", "dry")
+
+
+def test_a_strangers_pod_of_the_wanted_name_is_let_be(sheaf: Installation) -> None:
+    sheaf.kubectl("scale", f"model/{DRY}", "--replicas=1")
+    replicas(sheaf, 1)
+    (pod,) = sheaf.kubectl.list("pods", f"sheaf.dev/model={DRY}")
+    stem, _, index = pod["metadata"]["name"].rpartition("-")
+    name = f"{stem}-{0 if int(index) else 1}"
+    sheaf.kubectl.apply(stranger(name))
+    sheaf.kubectl("scale", f"model/{DRY}", "--replicas=2")
+    said = f"a pod named {name} is there and not of this Model"
+    assert within(60, lambda: said in sheaf.kubectl("logs", "-l", "app.kubernetes.io/name=sheaf-operator", "--tail=-1"))
+    found = sheaf.kubectl.get("pod", name)
+    assert found is not None
+    assert "deletionTimestamp" not in found["metadata"]
+    sheaf.kubectl.delete("pod", name)
+    replicas(sheaf, 2)
+
+
+def replicas(sheaf: Installation, count: int) -> None:
+    """Returns when the dry run has that many replicas, all ready and no more."""
+
+    def settled(model: dict[str, Any] | None) -> bool:
+        status = (model or {}).get("status", {})
+        return bool(status.get("replicas") == status.get("readyReplicas") == count)
+
+    sheaf.kubectl.wait("model", DRY, f"{count} ready", settled, 120)
+    sheaf.kubectl.wait_list("pods", f"{count}", lambda pods: len(pods) == count, f"sheaf.dev/model={DRY}", 60)
+
+
+def stranger(name: str) -> dict[str, Any]:
+    """Somebody's pod, which is never scheduled."""
+    context = {
+        "allowPrivilegeEscalation": False,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": "theirs", "image": "localhost/sheaf-pause:1", "securityContext": context}
+    spec = {"schedulingGates": [{"name": "example.com/never"}], "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
 def test_helm_test_gets_a_real_answer(sheaf: Installation) -> None:
@@ -159,17 +203,26 @@ def test_helm_test_gets_a_real_answer(sheaf: Installation) -> None:
 
 
 def test_an_upgrade_under_requests_fails_none(sheaf: Installation) -> None:
-    answered = 0
     held = json.loads(sheaf.helm("get", "values", "sheaf", "-n", sheaf.namespace, "-o", "json"))
     held["gateway"]["podAnnotations"] = {"changed": "yes"}
     options = ["-n", sheaf.namespace, "--take-ownership"]
     sheaf.helm("upgrade", "sheaf", str(CHART), *options, values=held)
-    with httpx.Client(timeout=60) as client:
-        for _ in range(200):
-            body = {"model": "llama-70b-dry", "prompt": "hello", "max_tokens": 2}
-            answered += client.post(f"{sheaf.url}/v1/completions", json=body).status_code == 200
-    assert answered == 200
-    sheaf.kubectl("rollout", "status", "deployment/sheaf-gateway", "--timeout=120s", timeout=130)
+    url, body = f"{sheaf.url}/v1/completions", {"model": DRY, "prompt": "hello", "max_tokens": 2}
+    codes: Counter[int] = Counter()
+    with (
+        httpx.Client(timeout=60) as client,
+        sheaf.kubectl.popen("rollout", "status", "deployment/sheaf-gateway", "--timeout=180s") as rollout,
+    ):
+        while rollout.poll() is None:
+            codes[client.post(url, json=body).status_code] += 1
+        assert rollout.returncode == 0, rollout.communicate()
+    assert set(codes) == {200}
+    assert codes[200] >= 50
+
+
+def test_pods_go_with_their_model_even_when_kubernetes_is_told_to_leave_them(sheaf: Installation) -> None:
+    sheaf.kubectl("delete", "model", DRY, "--cascade=orphan")
+    sheaf.kubectl.wait_list("pods", "none", lambda pods: not pods, f"sheaf.dev/model={DRY}", 60)
 
 
 def test_what_is_granted_is_what_was_used(sheaf: Installation, audit_begin: int) -> None:
@@ -187,6 +240,23 @@ def test_what_is_granted_is_what_was_used(sheaf: Installation, audit_begin: int)
         )
         assert audit.refused(seen()) == []
         assert audit.used(seen()) - granted == set()
+
+
+def test_engines_outlive_an_uninstallation_and_the_next_installation_finds_them(sheaf: Installation) -> None:
+    held = json.loads(sheaf.helm("get", "values", "sheaf", "-n", sheaf.namespace, "-o", "json"))
+    before = lives(sheaf)
+    sheaf.helm("uninstall", "sheaf", "-n", sheaf.namespace, "--wait", "--timeout", "120s", timeout=130)
+    assert lives(sheaf) == before
+    sheaf.install(held)
+    assert complete(sheaf.url, "north", PROMPTS[0])
+    sheaf.kubectl.wait("model", "tiny", "Ready", ready, timeout=60)
+    assert lives(sheaf) == before
+
+
+def lives(sheaf: Installation) -> list[tuple[str, int]]:
+    """UID and restarts of each pod of the tiny Model."""
+    pods = sheaf.kubectl.list("pods", "sheaf.dev/model=tiny")
+    return [(p["metadata"]["uid"], s["restartCount"]) for p in pods for s in p["status"]["containerStatuses"]]
 
 
 def _fields(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
