@@ -31,7 +31,7 @@ class Orders:
 def start(config: Path, kubeconfig: Path, orders: Orders) -> ForkServerProcess:
     """Start an operator; forked from a process that has everything imported, so it begins at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dying"])
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith("sheaf_operator.")])
     process = context.Process(target=operate, args=(config, kubeconfig, orders), daemon=True)
     process.start()
     return process

@@ -23,6 +23,7 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 PATIENCE = 60.0
 STAYS = 3.0
 SETTLED = 3.0
+LAST_WRITE = 15.0
 
 State = dict[str, Any]
 
@@ -213,13 +214,13 @@ async def run(workload: Workload, kubeconfig: Path, folder: Path, reference: Sta
         if workload.begin:
             await made.apply(*workload.begin)
         made.operate(at, when)
-        await made.until((folder / "operator.json").exists)
+        await made.until(made.sees)
         await made.settled()
         (folder / "armed").touch()
         await workload.change(made)
         if at:
             with suppress(TimeoutError):
-                await made.until(made.operator_died, seconds=15.0)
+                await made.until(made.operator_died, seconds=LAST_WRITE)
         died = made.operator_died()
         if died:
             assert made.process.exitcode == KILLED, made.last_words()
@@ -230,5 +231,6 @@ async def run(workload: Workload, kubeconfig: Path, folder: Path, reference: Sta
         else:
             state = reference
             await made.reaches(reference)
+            assert died or not made.operator_died(), f"it died later than {LAST_WRITE} s after the change"
         await made.end_operator()
         return Run(state, made.writes(), died, max(made.kubelet.most_pods.values(), default=0))
