@@ -22,9 +22,11 @@ from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
 from sheaf_gateway.fleet.capacities import Capacities
 from sheaf_gateway.fleet.following import following
+from sheaf_gateway.fleet.kvevents import KvEvents
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.residency import Residency
 from sheaf_gateway.fleet.store import FleetStore
+from sheaf_gateway.fleet.vocabularies import Vocabularies
 from sheaf_gateway.fleet.watch import contents
 from sheaf_gateway.proxy.asgi import AsgiBridge
 from sheaf_gateway.proxy.exchange import Timeouts
@@ -50,6 +52,7 @@ class Gateway:
         self._agent_pool = Pool(AGENT_LIMITS)
         agents = AgentClient(self._agent_pool, config.agent_token_file)
         self._loader = AdapterLoader(self.store, agents, timeout_s=times.adapter_load)
+        self._kv_events = KvEvents(self.store, self.router.index, Vocabularies(agents))
         seed = int.from_bytes(os.urandom(4), "big")
         self._residency = Residency(self.store, agents, seed=seed)
         self._following = following(config, self.store, self._residency, seed)
@@ -66,6 +69,7 @@ class Gateway:
             rules=_rules(config),
         )
         self.inference.shared = _shared_limits(config)
+        self.inference.forms = self._kv_events.forms
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -113,6 +117,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._following.end()
         await self._residency.stop()
+        await self._kv_events.stop()
         await self._loader.stop()
         await self.inference.close()
         await self._engines.close()

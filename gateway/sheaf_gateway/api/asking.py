@@ -55,7 +55,7 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
     return served
 
 
-def ask(request_id: str, served: Served, fleet: Fleet, prompt: bytes, salt: str) -> Ask:
+def ask(request_id: str, served: Served, fleet: Fleet, parsed: Parsed, salt: str) -> Ask:
     """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
     start = prefix.seed(served.model, served.adapter, fleet.digest_of(served), salt)
     return Ask(
@@ -63,8 +63,10 @@ def ask(request_id: str, served: Served, fleet: Fleet, prompt: bytes, salt: str)
         model=served.model,
         adapter=served.adapter,
         digest=served.digest,
-        chain=prefix.chain(start, prompt),
-        prompt_bytes=len(prompt),
+        chain=prefix.chain(start, parsed.prompt),
+        prompt_bytes=len(parsed.prompt),
+        exact=parsed.exact,
+        prompt=parsed.prompt,
     )
 
 
@@ -110,7 +112,7 @@ def _scopes(served: Served, caller: Caller) -> tuple[ScopedRate, ...]:
 def check_media(request: Request) -> None:
     """Raise `ApiError` 415 for a body that is not plain JSON."""
     kind = request.header(b"content-type")
-    if kind is not None and kind.partition(b";")[0].strip().lower() != b"application/json":
+    if kind is not None and kind != _CONTENT_TYPE[1] and kind.partition(b";")[0].strip().lower() != b"application/json":
         raise ApiError(415, "unsupported_media_type", "Send the body as `Content-Type: application/json`.")
     coding = request.header(b"content-encoding")
     if coding is not None and coding.lower() != b"identity":

@@ -2,8 +2,9 @@
 engine's business.
 
 The body is forwarded byte for byte, so nothing here is written back. Of a repeated key the last counts, here
-as in the engines. `prompt` is the canonical bytes of what the engine will render (see `routing.prefix`):
-tools, then role and content by message.
+as in the engines. `prompt` is what the engine will render: to the byte where the Model's form is known and covers
+the request (see `routing.form`), else in canonical bytes (see `routing.prefix`): tools, then role and content by
+message.
 """
 
 import re
@@ -14,24 +15,28 @@ import msgspec
 
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.routing.cost import tokens as estimated
+from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.prefix import render
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?([^`]*)`)?$", re.DOTALL)
+_NO_TOOLS = frozenset({b"", b"[]", b"null"})
 _TOKEN_FIELDS_MAX = 2**31 - 1
 
 
 class Parsed(msgspec.Struct, frozen=True):
     """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given; `flex`
-    says that the caller asked for `service_tier: flex`, which may wait for others."""
+    says that the caller asked for `service_tier: flex`, which may wait for others; `exact` that `prompt` is what the
+    engine will compute, to the byte."""
 
     model: str
     prompt: bytes
     max_tokens: int
     size: int
     flex: bool = False
+    exact: bool = False
 
     def prompt_tokens(self) -> float:
         """Tokens of the prompt, by its size."""
@@ -51,6 +56,10 @@ class _Base(msgspec.Struct):
     def parts(self) -> list[bytes]:
         return []
 
+    def rendered(self, form: Form) -> bytes | None:  # noqa: ARG002 - the endpoints that render read it
+        """What the engine renders, by the Model's form; None where that does not cover the request."""
+        return None
+
     def tokens(self) -> int | None:
         return None
 
@@ -59,6 +68,15 @@ class _Message(msgspec.Struct):
     role: str
     content: Any = None
     tool_calls: Any = None
+    name: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+
+
+def _is_plain(message: _Message) -> bool:
+    """Whether there is nothing in a message but its role and a text."""
+    odd = message.tool_calls or message.name or message.reasoning or message.reasoning_content
+    return isinstance(message.content, str) and not odd
 
 
 class _Chat(_Base):
@@ -66,6 +84,33 @@ class _Chat(_Base):
     tools: msgspec.Raw = msgspec.Raw(b"")
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    chat_template: Any = None
+    chat_template_kwargs: Any = None
+    add_generation_prompt: Any = None
+    continue_final_message: Any = None
+    add_special_tokens: Any = None
+    documents: Any = None
+    reasoning_effort: Any = None
+    truncate_prompt_tokens: Any = None
+
+    def rendered(self, form: Form) -> bytes | None:
+        turns = [(message.role, message.content) for message in self.messages if _is_plain(message)]
+        if len(turns) < len(self.messages) or bytes(self.tools) not in _NO_TOOLS or any(self._choices()):
+            return None
+        return form.chat(turns)
+
+    def _choices(self) -> tuple[Any, ...]:
+        """What makes an engine render otherwise; all None or false in a plain request."""
+        return (
+            self.chat_template,
+            self.chat_template_kwargs,
+            self.add_generation_prompt is False,
+            self.continue_final_message,
+            self.add_special_tokens,
+            self.documents,
+            self.reasoning_effort,
+            self.truncate_prompt_tokens,
+        )
 
     def parts(self) -> list[bytes]:
         return _messages([bytes(self.tools)], self.messages)
@@ -77,6 +122,12 @@ class _Chat(_Base):
 class _Completion(_Base):
     prompt: Any = None
     max_tokens: int | None = None
+    add_special_tokens: Any = None
+    truncate_prompt_tokens: Any = None
+
+    def rendered(self, form: Form) -> bytes | None:
+        plain = self.add_special_tokens is not False and not self.truncate_prompt_tokens
+        return form.prompt(self.prompt) if plain and isinstance(self.prompt, str) else None
 
     def parts(self) -> list[bytes]:
         return [_text(self.prompt)]
@@ -124,8 +175,12 @@ MESSAGES: Decode = msgspec.json.Decoder(_Messages).decode
 PLAIN: Decode = msgspec.json.Decoder(_Plain).decode
 
 
-def parse(raw: bytes, decode: Decode, max_depth: int) -> Parsed:
-    """Read a body.
+def _no_form(_name: str) -> None:
+    return None
+
+
+def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], Form | None] = _no_form) -> Parsed:
+    """Read a body; `form_of` has the form of the Model behind a served name, where it is known.
 
     Raises:
         ApiError: 400, naming what is wrong and where.
@@ -140,7 +195,10 @@ def parse(raw: bytes, decode: Decode, max_depth: int) -> Parsed:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, "invalid_json", f"The request body is not valid JSON: {error}.") from None
     _check_depth(raw, max_depth)
-    return Parsed(found.model, _rendered(found), _max_tokens(found), len(raw), found.service_tier == "flex")
+    form = form_of(found.model)
+    exact = None if form is None else found.rendered(form)
+    prompt, flex = _rendered(found) if exact is None else exact, found.service_tier == "flex"
+    return Parsed(found.model, prompt, _max_tokens(found), len(raw), flex, exact is not None)
 
 
 def _rendered(found: _Base) -> bytes:

@@ -169,6 +169,7 @@ class Call:
         body = salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
         head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
         self._ticket = core.router.sent(asked.ask, self._decision, self._pod, core.now())
+        self.record.attempts[-1].expected_cached = self._ticket.cached
         core.admission.routed(self._entry.door, self._ticket.tokens)
         self._exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -35,6 +36,7 @@ from sheaf_gateway.fleet.view import Fleet
 from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
 from sheaf_gateway.proxy.types import Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
+from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.router import Router
 
 log = structlog.get_logger(__name__)
@@ -91,6 +93,7 @@ class Inference:
         self.attainment = AttainmentBook(store.declared)
         self.salts = Salts(rules.salt_secret)
         self.shared: SharedLimits | None = None
+        self.forms: Mapping[str, Form] = {}
         self.waiting = WaitingRoom(self.admission, self.loop, self.slots)
         self.ids = RequestIds()
         self._sequence = itertools.count(1)
@@ -118,6 +121,11 @@ class Inference:
                 self._endpoints.clear()
             found = self._endpoints[url] = Endpoint.parse(url)
         return found
+
+    def form_of(self, name: str) -> Form | None:
+        """How the Model behind a served name renders, where that is known."""
+        served = self.store.fleet.served.get(name) if self.forms else None
+        return self.forms.get(served.model) if served is not None else None
 
     def slots(self, model: str) -> int:
         """Requests that the ready pods of a Model take at once."""
@@ -151,7 +159,7 @@ class Inference:
         caller = self.keys.caller(request.header)
         caller.require("inference")
         asking.check_media(request)
-        parsed = body.parse(request.body, route.decode, self.rules.max_depth)
+        parsed = body.parse(request.body, route.decode, self.rules.max_depth, self.form_of)
         fleet = self.store.fleet
         served = asking.resolve(fleet, parsed.model, caller, route)
         sent_id = self.ids.enter(request_id)
@@ -164,7 +172,7 @@ class Inference:
             caller,
             served,
             asking.door(sequence, served, caller, fleet, slots=slots, terms=terms, parsed=parsed, prompt=prompt),
-            asking.ask(request_id, served, fleet, parsed.prompt, salt),
+            asking.ask(request_id, served, fleet, parsed, salt),
             sent_id,
             asking.forwarded(request, sent_id),
             salt,

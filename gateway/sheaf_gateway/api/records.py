@@ -6,12 +6,14 @@ from sheaf_gateway.routing.choose import Decision
 
 
 class Attempt(msgspec.Struct, gc=False):
-    """One attempt: the decision and what became of it (`outcome` is a word for programs)."""
+    """One attempt: the decision and what became of it (`outcome` is a word for programs). `expected_cached` are the
+    prompt's tokens that the pod should have had in its cache."""
 
     decision: Decision
     started_at: float
     outcome: str = "pending"
     loaded_adapter: bool = False
+    expected_cached: int = 0
 
 
 class Record(msgspec.Struct, gc=False):

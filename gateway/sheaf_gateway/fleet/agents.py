@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 from pydantic import ValidationError
-from sheaf_crds.agent_api import AdapterState, AgentState
+from sheaf_crds.agent_api import AdapterState, AgentState, Vocabulary
 
 from sheaf_gateway.proxy.errors import UpstreamError
 from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
@@ -25,11 +25,12 @@ MAX_ANSWER = 64 * 2**20
 POLL_WAIT_S = 25.0
 _CONNECT_S = 1.0
 _GRACE_S = 10.0
+_VOCABULARY_S = 30.0
 _TOKEN_S = 1.0
 _MAX_TEXT = 1024
 _ACCEPT: Header = (b"accept", b"application/json")
 
-T = TypeVar("T", AgentState, AdapterState)
+T = TypeVar("T", AgentState, AdapterState, Vocabulary)
 
 
 class AgentError(Exception):
@@ -74,6 +75,14 @@ class AgentClient:
         if state.state != "Resident":
             raise AgentError(503, state.reason or state.state, state.message or f"the adapter is {state.state}")
         return state
+
+    async def vocabulary(self, url: str) -> Vocabulary:
+        """What the tokens of the pod's model are in bytes.
+
+        Raises:
+            AgentError: The agent does not tell it.
+        """
+        return _parsed(Vocabulary, await self._call(url, "GET", "/v1/vocabulary", _VOCABULARY_S))
 
     async def _call(self, url: str, method: str, target: str, timeout_s: float) -> bytes:
         try:

@@ -20,3 +20,7 @@ WATCH_ERRORS = Counter("sheaf_gateway_watch_errors_total", "Failed calls to the 
 OBJECTS_LEFT_OUT = Gauge("sheaf_gateway_objects_left_out", "Objects that cannot be read", ["kind"])
 SNAPSHOT_WRITES = Counter("sheaf_gateway_snapshot_writes_total", "Writes of the fleet snapshot", ["result"])
 SNAPSHOT_WRITTEN = Gauge("sheaf_gateway_snapshot_written_seconds", "Unix time of the last write of the fleet snapshot")
+KV_SUBSCRIPTIONS = Gauge("sheaf_gateway_kv_subscriptions", "Engines whose KV events are heard")
+KV_BLOCKS = Gauge("sheaf_gateway_kv_blocks", "KV blocks that engines announced to hold")
+KV_GAPS = Counter("sheaf_gateway_kv_gaps_total", "KV events that were missed and could not be replayed")
+KV_ERRORS = Counter("sheaf_gateway_kv_errors_total", "Subscriptions to KV events that broke off", ["error"])
