@@ -9,6 +9,7 @@ from operator_api import fake_api
 from sheaf_operator.cluster.kubernetes.access import environment_proxy, load_access
 from sheaf_operator.cluster.kubernetes.agent_calls import TOKEN_KEPT, AgentCalls, AgentError
 from sheaf_operator.cluster.kubernetes.client import ApiServer
+from sheaf_operator.cluster.kubernetes.cluster import patience
 from sheaf_operator.cluster.kubernetes.resources import PODS
 
 KUBECONFIG = """
@@ -105,3 +106,9 @@ async def test_a_token_that_cannot_be_read_is_read_again_at_once(tmp_path: Path)
             await calls.state(address, 0, 0.0)
         path.write_text(TOKEN)
         assert (await calls.state(address, 0, 0.0)).engine == "Ready"
+
+
+def test_many_agents_are_given_more_time_for_their_first_answer_but_not_for_ever() -> None:
+    assert patience(0) == 5.0
+    assert patience(1_000) == 25.0
+    assert patience(5_000) == patience(1_000_000) == 60.0

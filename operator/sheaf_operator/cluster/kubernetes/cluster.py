@@ -35,6 +35,8 @@ from sheaf_operator.planning.refs import Finding
 RELIST = 600.0
 RELIST_SOON = 1.0
 FIRST_ANSWERS = 5.0
+FIRST_ANSWER_OF_ONE = 0.02
+LONGEST_FIRST_ANSWERS = 60.0
 LOOK_FOR_KINDS = 5.0
 DELAYS = (0.5, 1.0, 2.0, 5.0)
 
@@ -173,7 +175,7 @@ class KubernetesCluster:
         self._list_trouble = ""
         self.metrics.lists.labels("done").inc()
         if not self.complete.is_set():
-            await self.agents.all_asked(FIRST_ANSWERS)
+            await self.agents.all_asked(patience(len(self.view.pods)))
             _log.info("the view is complete", keys=len(self._index.keys()), pods=len(self.view.pods))
             self.metrics.complete.set(1)
             self.complete.set()
@@ -201,3 +203,11 @@ class KubernetesCluster:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def patience(pods: int) -> float:
+    """How long to wait for the first answers of so many agents, seconds.
+
+    What is planned without them says of adapters that are resident that they are not, and takes it back later.
+    """
+    return min(LONGEST_FIRST_ANSWERS, FIRST_ANSWERS + FIRST_ANSWER_OF_ONE * pods)
