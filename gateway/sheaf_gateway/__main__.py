@@ -16,6 +16,8 @@ import uvloop
 from sheaf_gateway.config import ConfigError, load_config
 from sheaf_gateway.main import run_until_signal
 
+_GC = (50_000, 20, 50)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the gateway; the exit status."""
@@ -23,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(flags.pop("config"), flags)
         _log_json()
+        gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_until_signal(config))
     except ConfigError as error:

@@ -62,6 +62,19 @@ def test_batches_are_read_as_vllm_writes_them():
     assert held(absorbed(*batch.events), PROMPT) == SIZE
 
 
+@pytest.mark.parametrize("tokens", [[-1], ["1"], None])
+def test_tokens_that_are_none_are_refused(tokens):
+    event = {
+        "type": "BlockStored",
+        "block_hashes": [7],
+        "parent_block_hash": None,
+        "token_ids": tokens,
+        "block_size": 1,
+    }
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert([0.0, [event]], type=Batch)
+
+
 def test_a_prompt_is_held_as_far_as_it_was_stored():
     blocks = absorbed(first := stored(PROMPT), stored([9, 10, 11, 12], first.block_hashes[-1]))
     assert held(blocks, [*PROMPT, 9, 10, 11, 12]) == 12
@@ -102,7 +115,7 @@ def test_what_is_not_plain_text_in_the_engines_own_memory_is_left_out(fields, ex
     assert held(absorbed(event), PROMPT) == expected
 
 
-@pytest.mark.parametrize("odd", [-1, 0, 26, 27, 10**9])
+@pytest.mark.parametrize("odd", [0, 26, 27, 10**9, 2**80])
 def test_tokens_without_bytes_end_what_is_known(odd):
     assert held(absorbed(stored([*PROMPT[:4], 5, odd, 7, 8, *PROMPT])), [*PROMPT, *PROMPT]) == SIZE
 

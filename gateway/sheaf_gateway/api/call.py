@@ -40,7 +40,6 @@ log = structlog.get_logger(__name__)
 
 MAX_HELD = 4 * 2**20
 _USAGE_TAIL = 8192
-_ABORT_AFTER_S = 0.05
 _BILL_EVERY = 8
 _NOT_PASSED = frozenset({b"server", b"date", b"x-request-id", b"x-sheaf-pod", b"x-sheaf-decision"})
 
@@ -256,6 +255,15 @@ class Call:
         else:
             self._reply(b"".join(self._held))
 
+    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+        """The whole answer came in one read (`proxy.exchange.WholeSink`)."""
+        self.on_head(status, headers)
+        if self._streaming:
+            self.on_body(body)
+            self.on_end()
+        elif self._status:
+            self._reply(body)
+
     def on_error(self, error: UpstreamError) -> None:
         """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""
         self._blame(pod=not isinstance(error, Saturated))
@@ -315,14 +323,12 @@ class Call:
 
     def _broken_off(self, error: UpstreamError) -> None:
         self._core.metrics.broken_streams.inc()
-        if self._relay is None:
-            self._responder.abort()
-        else:
+        if self._relay is not None:
             told = failures.broken_stream()
             self._responder.write(errors.sse_event(told, self._asked.route.dialect, self.record.request_id))
-            self._core.loop.call_later(_ABORT_AFTER_S, self._responder.abort)
         self.record.error = "stream_interrupted"
         self._finish(self._status, NOTHING, error.kind)
+        self._responder.abort()
 
     def _answer_headers(self) -> list[Header]:
         passed = [header for header in self._response_headers if header[0] not in _NOT_PASSED]
@@ -383,4 +389,7 @@ class Call:
 
 
 def _is_stream(headers: list[Header]) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(b"text/event-stream")
+    return False

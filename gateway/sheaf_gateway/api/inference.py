@@ -8,15 +8,16 @@ stands still within a turn and counts milliseconds.
 import asyncio
 import itertools
 import os
+import sys
 import time
 from collections.abc import Mapping
 
 import msgspec
-import structlog
 
 from sheaf_gateway.admission.admission import Admission, DoorRules
 from sheaf_gateway.admission.attainment import Outcome
 from sheaf_gateway.api import asking, body, errors
+from sheaf_gateway.api.access import AccessLog, Line
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.call import Call, Ending
 from sheaf_gateway.api.capacity import Capacity
@@ -38,8 +39,6 @@ from sheaf_gateway.proxy.types import Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
 from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.router import Router
-
-log = structlog.get_logger(__name__)
 
 _MAX_ENDPOINTS = 4_096
 _FAILED = frozenset({"slo_unattainable", "stream_interrupted"})
@@ -96,6 +95,7 @@ class Inference:
         self.forms: Mapping[str, Form] = {}
         self.waiting = WaitingRoom(self.admission, self.loop, self.slots)
         self.ids = RequestIds()
+        self.access = AccessLog(self.loop, _to_stderr)
         self._sequence = itertools.count(1)
         self._life = os.urandom(8).hex()
         self._endpoints: dict[str, Endpoint] = {}
@@ -141,7 +141,8 @@ class Inference:
             self.waiting.call_in(model)
 
     async def close(self) -> None:
-        """Close what inference opened by itself."""
+        """Close what inference opened by itself, and write what is left of the access log."""
+        self.access.flush()
         if self.shared is not None:
             await self.shared.close()
 
@@ -153,7 +154,7 @@ class Inference:
         self.ids.leave(asked.sent_id)
         self._measure(asked, record, ending, seconds)
         if self.rules.access_log:
-            _log_request(asked, record)
+            self.access.add(_line(asked, record))
 
     def _asked(self, route: Route, request: Request, request_id: str) -> Asked:
         caller = self.keys.caller(request.header)
@@ -196,7 +197,7 @@ class Inference:
         answer = errors.body(error, route.dialect, request_id)
         responder.reply(error.status, errors.headers(error, request_id), answer)
         if self.rules.access_log:
-            log.info("request", request_id=request_id, path=route.path, status=error.status, code=error.code)
+            self.access.add(Line(request_id, route.path, error.status, error.code))
 
     def _measure(self, asked: Asked, record: Record, ending: Ending, seconds: float) -> None:
         meters, usage = self.metrics.of(record.served), ending.usage
@@ -238,25 +239,30 @@ def _outcome(record: Record, ending: Ending, seconds: float) -> Outcome:
     return Outcome(ttft, tpot, seconds)
 
 
-def _log_request(asked: Asked, record: Record) -> None:
-    last = record.attempts[-1].decision.pod if record.attempts else None
-    log.info(
-        "request",
-        request_id=record.request_id,
-        path=record.path,
-        served=record.served,
-        tenant=record.tenant,
-        key=asked.caller.name,
-        status=record.status,
-        code=record.error,
-        pod=last,
-        attempts=len(record.attempts),
-        ttft_ms=_rounded(record.ttft_ms),
-        total_ms=_rounded(record.total_ms),
-        prompt_tokens=record.prompt_tokens,
-        cached_tokens=record.cached_tokens,
-        output_tokens=record.output_tokens,
+def _line(asked: Asked, record: Record) -> Line:
+    attempts = record.attempts
+    return Line(
+        record.request_id,
+        record.path,
+        record.status,
+        record.error,
+        record.served,
+        record.tenant,
+        asked.caller.name,
+        attempts[-1].decision.pod if attempts else None,
+        len(attempts),
+        _rounded(record.ttft_ms),
+        _rounded(record.total_ms),
+        record.prompt_tokens,
+        record.cached_tokens,
+        record.output_tokens,
     )
+
+
+def _to_stderr(data: bytes) -> None:
+    stream = sys.stderr.buffer
+    stream.write(data)
+    stream.flush()
 
 
 def _rounded(value: float | None) -> float | None:

@@ -5,6 +5,8 @@ event is held until the rest comes, so that a stream that breaks off breaks betw
 an error event, can be read.
 """
 
+from collections import deque
+
 from sheaf_gateway.proxy.types import Responder
 
 MAX_HELD = 2**20
@@ -19,7 +21,7 @@ class EventRelay:
     def __init__(self, responder: Responder) -> None:
         self._responder = responder
         self._held = b""
-        self._tail: list[bytes] = []
+        self._tail: deque[bytes] = deque(maxlen=_TAILS)
         self.events = 0
 
     def feed(self, data: bytes) -> None:
@@ -29,8 +31,11 @@ class EventRelay:
             self._held = b""
         if not data.endswith(b"\n\n"):
             data = self._whole(data)
-        if data:
-            self._pass(data)
+            if not data:
+                return
+        self._responder.write(data)
+        self.events += data.count(b"\n\n") or 1
+        self._tail.append(data)
 
     def finish(self) -> None:
         """The stream ended well: pass on what is left."""
@@ -49,10 +54,3 @@ class EventRelay:
             return data
         self._held = data[end:]
         return data[:end]
-
-    def _pass(self, data: bytes) -> None:
-        self._responder.write(data)
-        self.events += data.count(b"\n\n") or 1
-        self._tail.append(data)
-        if len(self._tail) > _TAILS:
-            del self._tail[0]

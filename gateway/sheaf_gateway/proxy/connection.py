@@ -160,11 +160,20 @@ class Connection(asyncio.Protocol):
         else:
             self._next_request()
 
-    def break_off(self, *, reset: bool) -> None:
-        """Close at once; with `reset`, so that even a body ended by closing is seen as broken."""
+    def break_after_writing(self, *, reset: bool) -> None:
+        """Close once what was written is on its way, within the stall limit: the framing shows that the end is missing.
+
+        With `reset`, so that even a body ended by closing is seen as broken. Aborting instead would throw away what
+        uvloop writes at the end of the turn.
+        """
         raw = self._transport.get_extra_info("socket")
         if reset and raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._lose()
+        self._close()
+
+    def break_off(self) -> None:
+        """Close at once."""
         self._lose()
         self._transport.abort()
 
@@ -174,13 +183,13 @@ class Connection(asyncio.Protocol):
         """Act on a deadline that has passed."""
         if now >= self.stall_deadline:
             metrics.STALLED_CLIENTS.inc()
-            self.break_off(reset=False)
+            self.break_off()
         elif self._state == _HEAD and not self._buffer:
             self._close()
         elif self._state in {_HEAD, _BODY}:
             self._refuse(Refusal(408, "The request did not arrive in time.", "request_timeout"))
         else:
-            self.break_off(reset=False)
+            self.break_off()
 
     def close_when_idle(self) -> None:
         """Close now unless a request is in progress, which then is the last one."""
@@ -318,7 +327,7 @@ class Connection(asyncio.Protocol):
     def _discard(self, size: int) -> None:
         self._discarded += size
         if self._discarded > self._server.limits.max_discarded:
-            self.break_off(reset=False)
+            self.break_off()
 
     def _close(self) -> None:
         """Close once everything written has been read, within the stall limit."""

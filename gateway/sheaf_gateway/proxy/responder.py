@@ -10,7 +10,6 @@ from sheaf_gateway.proxy.response import (
     CLOSE_DELIMITED,
     LAST_CHUNK,
     NO_BODY,
-    chunk,
     length_framing,
     response_head,
 )
@@ -109,8 +108,12 @@ class ConnectionResponder:
             self._refuse_write()
         elif not data or self._muted:
             pass
+        elif self._chunked and len(data) < _COPY_BELOW:
+            head, self._pending = self._pending, b""
+            self._transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
         elif self._chunked:
-            self._write_chunk(data)
+            self._send(b"%x\r\n" % len(data))
+            self._transport.writelines((data, b"\r\n"))
         else:
             self._count(data)
             self._send(data)
@@ -146,8 +149,9 @@ class ConnectionResponder:
         """See `types.Responder`."""
         if self._state < _ENDED:
             closes = self.started and self._remaining is None and not self._chunked
+            self._flush()
             callbacks = self._over(_ENDED)
-            self._connection.break_off(reset=closes)
+            self._connection.break_after_writing(reset=closes)
             for callback in callbacks:
                 callback()
 
@@ -188,13 +192,6 @@ class ConnectionResponder:
         if self.started or self._state == _ENDED:
             raise RuntimeError("the response was already started" if self.started else "the response has already ended")
         return self._state == _NEW
-
-    def _write_chunk(self, data: bytes) -> None:
-        if len(data) < _COPY_BELOW:
-            self._send(chunk(data))
-        else:
-            self._send(b"%x\r\n" % len(data))
-            self._transport.writelines((data, b"\r\n"))
 
     def _count(self, data: bytes) -> None:
         if self._remaining is None:

@@ -5,6 +5,7 @@ its own connection is dropped, and fresh framing is written.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from http import HTTPStatus
 
 from sheaf_gateway.proxy.types import Header, Headers
@@ -91,10 +92,15 @@ def request_head(method: str, target: str, authority: bytes, headers: Headers, l
         ValueError: The method, the target or a header holds what would break the head apart.
     """
     lines = [b": ".join(header) for header in headers if header[0] not in _REPLACED]
+    return b"%bhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (_first(method, target), authority, _join(lines), length)
+
+
+@lru_cache(maxsize=256)
+def _first(method: str, target: str) -> bytes:
     first = f"{method} {target} HTTP/1.1"
     if not first.isprintable() or not first.isascii() or first.count(" ") != 2:
         raise ValueError("the method or the target holds a space, a control character or one beyond ASCII")
-    return b"%b\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (first.encode(), authority, _join(lines), length)
+    return first.encode() + b"\r\n"
 
 
 def _join(lines: list[bytes]) -> bytes:

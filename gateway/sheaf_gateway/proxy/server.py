@@ -186,7 +186,7 @@ class Server:
 
     async def _break_off_all(self) -> None:
         for connection in tuple(self._connections):
-            connection.break_off(reset=False)
+            connection.break_off()
         await self._all_closed.wait()
         tasks = tuple(self._tasks)
         for task in tasks:

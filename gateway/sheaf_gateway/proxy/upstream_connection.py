@@ -41,7 +41,6 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_complete",
         "_exchange",
-        "_framed",
         "_head_bytes",
         "_head_given",
         "_headers",
@@ -63,7 +62,6 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
-    _framed: bool
     _head_bytes: int
     _status: int
 
@@ -154,6 +152,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             broken = str(error.__context__ or error)
+        if self._head_given and not self._complete and broken is None:
+            self._pass_on(exchange)
+            return
         if not self._status and broken is None:
             broken = self._head_too_large(len(data))
         self._deliver(exchange, broken)
@@ -183,27 +184,25 @@ class UpstreamConnection(asyncio.Protocol):
             raise _StopParsing("bytes follow the response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Gather a header within the limits."""
-        self._head_bytes += len(name) + len(value)
-        limits = self._pool.limits
-        if len(self._headers) >= limits.max_headers or self._head_bytes > limits.max_head:
-            raise _StopParsing("the response head is too large")
-        name = name.lower()
-        self._framed = self._framed or name in _FRAMING
-        self._headers.append((name, value.strip()))
+        """Gather a header, which one read bounds until all are there; drop a trailer."""
+        if self._status:
+            self._drop_trailer(len(name) + len(value))
+        else:
+            self._headers.append((name.lower(), value.strip()))
 
     def on_headers_complete(self) -> None:
         """Tell interim responses from the final one, and a body ended by closing from a framed one."""
         status = self._parser.get_status_code()
         if status == 101 or not 100 <= status < 600:
             raise _StopParsing(f"the status {status} is not one that was asked for")
+        self._check_size()
         self._interim = status < 200
         if self._interim:
             self._headers.clear()
-            self._framed = False
             return
         self._status = status
-        self._until_close = status not in _BODILESS and not self._framed
+        framed = any(name in _FRAMING for name, _ in self._headers)
+        self._until_close = not framed and status not in _BODILESS
         if self._exchange is not None and self._exchange.bodiless:
             self._complete = True
             raise _StopParsing("a response to HEAD has no body")
@@ -220,7 +219,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._status = 0
         self._head_bytes = 0
-        self._framed = False
         self._head_given = False
         self._interim = False
         self._complete = False
@@ -247,6 +245,17 @@ class UpstreamConnection(asyncio.Protocol):
         elif broken is not None:
             self._fail(exchange, self._mid_body(BadResponse, f"sent a bad response: {broken}"))
         elif self._head_given and not exchange.paused:
+            self.deadline = self._pool.now() + exchange.timeouts.idle_s
+
+    def _pass_on(self, exchange: Exchange) -> None:
+        """Deliver what is neither the beginning of a response nor its end: nearly every read of a stream."""
+        pieces = self._pieces
+        if not pieces:
+            return
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        exchange.sink.on_body(data)
+        if not exchange.done and not exchange.paused:
             self.deadline = self._pool.now() + exchange.timeouts.idle_s
 
     def _deliver_body(self, exchange: Exchange) -> None:
@@ -278,6 +287,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._pieces.clear()
         self._transport.abort()
         exchange.fail(error)
+
+    def _check_size(self) -> None:
+        headers, limits = self._headers, self._pool.limits
+        size = sum([len(name) + len(value) for name, value in headers])
+        if len(headers) > limits.max_headers or size > limits.max_head:
+            raise _StopParsing("the response head is too large")
+
+    def _drop_trailer(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._pool.limits.max_head:
+            raise _StopParsing("the trailers are too large")
 
     def _head_too_large(self, size: int) -> str | None:
         self._head_bytes += size

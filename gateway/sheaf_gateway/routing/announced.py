@@ -7,7 +7,7 @@ windows), need another rule for what can be reused; they are left to prediction.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,7 +30,7 @@ class BlockStored(msgspec.Struct, tag=True, gc=False):
 
     block_hashes: list[int | bytes]
     parent_block_hash: int | bytes | None
-    token_ids: list[int]
+    token_ids: list[Annotated[int, msgspec.Meta(ge=0)]]
     block_size: int
     medium: str | None = None
     lora_name: str | None = None
@@ -116,10 +116,10 @@ def _pieces(token_ids: Sequence[int], size: int, vocabulary: Sequence[bytes], co
     """The bytes of each block, up to the first with a token that is unknown or missing."""
     pieces: list[bytes] = []
     for place in range(0, min(len(token_ids) - size + 1, count * size), size):
-        found = token_ids[place : place + size]
-        if min(found) < 0 or max(found) >= len(vocabulary):
+        try:
+            words = [vocabulary[token] for token in token_ids[place : place + size]]
+        except IndexError:
             break
-        words = [vocabulary[token] for token in found]
         if not all(words):
             break
         pieces.append(b"".join(words))
