@@ -113,3 +113,11 @@ bench-engine: $(STAMP) ## Real vLLM with Sheaf's kernels and without, side by si
 .PHONY: bench-routing
 bench-routing: $(STAMP) ## Routing policies of peers beside Sheaf's, simulated (TRACE=path for a real trace)
 	$(BIN)/python bench/routing/bench_routing.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+.PHONY: bench-gateway
+bench-gateway: $(STAMP) ## Gateways side by side, each on one core: requests, streamed chunks, added latency
+	$(BIN)/python bench/gateway/bench_gateway.py $(ARGS)
+
+.PHONY: bench-operator
+bench-operator: $(STAMP) ## The operator on a large fleet of pretended nodes and engines
+	$(BIN)/python bench/operator/bench_scale.py $(ARGS)
