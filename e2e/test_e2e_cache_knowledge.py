@@ -25,7 +25,27 @@ BLOCKS, BLOCK_TOKENS = 96, 32
 ENGINE = ["--dtype=float32", "--max-model-len=1024", "--enforce-eager", "--max-num-seqs=8"]
 ENGINE += [f"--num-gpu-blocks-override={BLOCKS}", f"--block-size={BLOCK_TOKENS}"]
 MODELS = ("tiny", "style-1", "style-2")
-WORDS = ["sheaf", "stalk", "band", "harbour", "wind", "river", "Paris", "Seine", "poem", "sea", "town", "answer", "model", "prefix", "block", "token", "Größe", "東京", "🙂"]
+WORDS = [
+    "sheaf",
+    "stalk",
+    "band",
+    "harbour",
+    "wind",
+    "river",
+    "Paris",
+    "Seine",
+    "poem",
+    "sea",
+    "town",
+    "answer",
+    "model",
+    "prefix",
+    "block",
+    "token",
+    "Größe",
+    "東京",
+    "🙂",
+]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def declared() -> list[dict[str, Any]]:
         manifest("Adapter", name, modelRef={"name": "tiny"}, source=f"s3://{BUCKET}/{name}") for name in ADAPTERS
     ]
     slo = manifest("SLO", "chat", **{"class": "Interactive", "ttft": {"p95": "5s"}})
-    policy = manifest("AutoscalingPolicy", "one", signal="Concurrency", minReplicas=1, maxReplicas=1)
+    policy = manifest("AutoscalingPolicy", "one", signal="Concurrency", target=32, minReplicas=1, maxReplicas=1)
     return [slo, policy, model, *adapters]
 
 
