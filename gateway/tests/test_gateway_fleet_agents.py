@@ -105,6 +105,21 @@ async def test_an_agent_that_does_not_answer_makes_its_pod_suspect_until_it_does
     await until(lambda: store.fleet.ready == {"base": 2})
 
 
+async def test_agents_on_silent_nodes_are_asked_anew_and_often(agents, follow, monkeypatch):
+    monkeypatch.setattr(residency, "_UNHEARD_WAIT_S", 0.05)
+    many, (store, followed) = await agents(2), follow()
+    store.apply(declared(many))
+    await followed.first_round(1.0)
+    await until(lambda: all(len(agent.seen) == 2 for agent in many))
+    await many[1].close()
+    store.apply({**pod("p0", many[0].url, unheard=True), **pod("p1", many[1].url, unheard=True)})
+    await until(lambda: store.suspects == {"p1"})
+    await until(lambda: len(many[0].seen) == 4)
+    assert "after" not in many[0].seen[2].path
+    assert float(many[0].seen[3].path.partition("wait=")[2].partition("&")[0]) < 0.1
+    assert store.fleet.ready == {"base": 1}
+
+
 async def test_an_agent_that_hangs_up_twice_makes_its_pod_suspect(start_engine, agents, follow):
     async def hang_up(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

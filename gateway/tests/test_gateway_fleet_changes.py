@@ -154,6 +154,18 @@ def test_a_pod_that_is_told_to_be_ready_again_gets_another_chance():
     assert store.fleet.ready == {"a": 2}
 
 
+def test_a_pod_of_a_silent_node_is_suspect_until_its_agent_answers_or_the_node_does():
+    store = made(pod("p"), pod("q"))
+    store.apply_state("p", report())
+    store.apply({("pods", "p"): pod("p", unheard=True)})
+    assert store.suspects == {"p"}
+    store.apply_state("p", report(version=2))
+    assert (store.suspects, store.fleet.ready) == (set(), {"a": 2})
+    store.apply({("pods", "q"): pod("q", unheard=True)})
+    store.apply({("pods", "q"): pod("q")})
+    assert store.suspects == set()
+
+
 def test_a_suspect_that_is_gone_is_forgotten():
     store = made(pod("p"), pod("q"))
     store.suspect(["p"])

@@ -46,6 +46,18 @@ def test_a_pod_that_goes_says_so_and_may_still_be_used_as_a_last_resort():
     assert (found.ready, found.draining, found.phase) == (True, True, "Terminating")
 
 
+@pytest.mark.parametrize(
+    ("containers", "gates", "ready"),
+    [("True", [], True), ("False", [], False), ("True", ["example.com/registered"], False)],
+)
+def test_a_pod_of_a_silent_node_is_what_it_was_but_unheard(containers, gates, ready):
+    conditions = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": containers}]
+    raw = with_status(conditions=conditions)
+    raw["spec"]["readinessGates"] = [{"conditionType": gate} for gate in gates]
+    found = read("pods", raw)
+    assert (found.ready, found.unheard) == (ready, ready)
+
+
 def test_a_disruption_is_a_notice():
     conditions = [
         {"type": "Ready", "status": "True"},

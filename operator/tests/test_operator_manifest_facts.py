@@ -234,6 +234,20 @@ def test_a_node_that_is_lost():
     assert (facts(shown, None).reason, facts(shown, None).message) == ("NodeGone", "node node-a is gone")
 
 
+@pytest.mark.parametrize("gate", ["True", "False"])
+def test_a_pod_of_a_silent_node_serves_while_its_agent_says_so(gate: str):
+    shown = pod(phase="Running", agent=running(), engine=running())
+    shown["spec"]["readinessGates"] = [{"conditionType": "example.com/registered"}]
+    shown["status"]["conditions"] += [
+        {"type": "ContainersReady", "status": "True"},
+        {"type": "example.com/registered", "status": gate},
+    ]
+    lost = NodeFacts("node-a", ready=False)
+    assert pod_facts(shown, lost, AgentState(model="m", engine="Ready"), NOON).ready is (gate == "True")
+    assert not pod_facts(shown, lost, AgentState(model="m", engine="Starting"), NOON).ready
+    assert pod_facts(shown, lost, None, NOON).reason == "NodeNotReady"
+
+
 def test_a_disruption_of_the_pod_is_a_notice():
     shown = pod(ready=True)
     told = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "evicted"}

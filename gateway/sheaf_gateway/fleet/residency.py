@@ -3,7 +3,8 @@
 The pollers follow the store: a pod that appears gets one, one that goes or comes back as another loses its own. The
 more pods there are, the longer a poller rests between two reports, so that all agents together cost a bounded share
 of the processor. Waits are drawn at random, so that several gateways do not ask in step. An agent that does not
-answer makes its pod suspect.
+answer makes its pod suspect. So does a node that has become silent, until the pod's agent has answered anew: nodes
+fall silent together when the API server comes back, and their pods serve on.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ MAX_POLLS_PER_S = 1_000.0
 _FIRST_BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 5.0
 _MIN_INTERVAL_S = 0.02
+_UNHEARD_WAIT_S = 3.0
 _NOT_CONNECTED = frozenset({"connect_failed", "connect_timeout"})
 _SUSPECT_AFTER = 2
 
@@ -99,9 +101,12 @@ class Residency:
             self._pollers.pop(key).cancel()
 
     def _hurry(self, key: PollKey) -> bool:
-        """Whether the poller rests after a failure although its pod is said to be ready."""
+        """Whether to ask anew: the pod is said to be ready and its poller rests, or its node has become silent."""
         pod = self._store.declared.pods.get(key[0])
-        return pod is not None and pod.ready and key in self._resting and key[0] not in self._store.suspects
+        if pod is None or not pod.ready:
+            return False
+        suspect = pod.name in self._store.suspects
+        return suspect if pod.unheard else key in self._resting and not suspect
 
     async def _poll(self, key: PollKey) -> None:
         after: int | None = None
@@ -130,10 +135,14 @@ class Residency:
             async with self._first_polls:
                 state = await self._agents.state(url, None)
         else:
-            state = await self._agents.state(url, after, POLL_WAIT_S * self._random.uniform(0.8, 1.2))
+            state = await self._agents.state(url, after, self._wait(name) * self._random.uniform(0.8, 1.2))
         if key in self._pollers:
             self._store.apply_state(name, state)
         return state.version
+
+    def _wait(self, pod: str) -> float:
+        declared = self._store.declared.pods.get(pod)
+        return _UNHEARD_WAIT_S if declared is not None and declared.unheard else POLL_WAIT_S
 
     def _heard(self, key: PollKey) -> None:
         if key in self._unheard:

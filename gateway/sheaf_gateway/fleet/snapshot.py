@@ -27,7 +27,8 @@ T = TypeVar("T", bound=ApiType)
 class PodSnapshot(ApiType):
     """A pod as the one who started it knows it. Unknown fields are those of a newer writer.
 
-    `engine_url` is empty while the pod has no address; such a pod is never ready.
+    `engine_url` is empty while the pod has no address; such a pod is never ready. `unheard`: what is told is what its
+    node said last, and the node is silent since.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -40,6 +41,7 @@ class PodSnapshot(ApiType):
     kv_events: str | None = None
     kv_replay: str | None = None
     ready: bool = False
+    unheard: bool = False
     draining: bool = False
     spot: bool = False
     zone: str = ""

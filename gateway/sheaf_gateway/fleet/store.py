@@ -136,7 +136,9 @@ class FleetStore:
             self._groups[before.model].pop(name)
         if declared is None or before is None or not _same(before, declared):
             self.states.pop(name, None)
-        if name not in self.states or (declared is not None and declared.ready):
+        if declared is not None and declared.unheard:
+            self.suspects.add(name)
+        elif name not in self.states or (declared is not None and declared.ready):
             self.suspects.discard(name)
         if declared is not None:
             models.add(declared.model)
@@ -216,5 +218,5 @@ def _reshaped(before: Fleet, after: Fleet, models: Iterable[str]) -> bool:
     return any(_shape(before.pods_of(model)) != _shape(after.pods_of(model)) for model in models)
 
 
-def _shape(pods: tuple[Pod, ...]) -> list[tuple[str, str, bool, bool, int]]:
-    return [(pod.name, pod.engine_url, pod.ready, pod.draining, pod.epoch) for pod in pods]
+def _shape(pods: tuple[Pod, ...]) -> list[tuple[str, str, str, bool, bool, int]]:
+    return [(pod.name, pod.uid, pod.engine_url, pod.ready, pod.draining, pod.epoch) for pod in pods]

@@ -98,7 +98,8 @@ def _pod(raw: Raw) -> PodSnapshot:
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     terminating = metadata.get("deletionTimestamp") is not None
-    ready = _is_true(conditions.get("Ready")) and status.get("phase") == "Running"
+    declared_ready = _is_true(conditions.get("Ready"))
+    ready = status.get("phase") == "Running" and (declared_ready or _was_ready(raw, conditions))
     return PodSnapshot.model_validate(
         {
             "name": metadata["name"],
@@ -106,6 +107,7 @@ def _pod(raw: Raw) -> PodSnapshot:
             "model": labels.get(MODEL_LABEL),
             **_addresses(raw, status.get("podIP") or ""),
             "ready": ready,
+            "unheard": ready and not declared_ready,
             "draining": terminating or _is_true(conditions.get("DisruptionTarget")),
             "spot": annotations.get(SPOT_ANNOTATION) == "true",
             "zone": labels.get(ZONE_LABEL) or "",
@@ -115,6 +117,12 @@ def _pod(raw: Raw) -> PodSnapshot:
             "message": _message(status, conditions, containers)[:_MAX_MESSAGE],
         }
     )
+
+
+def _was_ready(raw: Raw, conditions: Mapping[str, Raw]) -> bool:
+    """Whether the kubelet's last word was that the pod is ready: of a silent node Kubernetes takes back Ready alone."""
+    gates = [gate["conditionType"] for gate in (raw.get("spec") or {}).get("readinessGates") or ()]
+    return all(_is_true(conditions.get(name)) for name in ("ContainersReady", *gates))
 
 
 def _addresses(raw: Raw, ip: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
     """
     metadata, labels = section(pod, "metadata"), section(pod, "metadata", "labels")
     asked_spot = section(metadata, "annotations").get(SPOT_ANNOTATION) == "true"
-    phase = _phase(pod)
+    phase = _phase(pod, agent)
     trouble = _trouble(pod, node, phase, now)
     return PodFacts(
         name=text(metadata, "name"),
@@ -99,15 +99,22 @@ def _condition(value: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((one for one in items(value, "status", "conditions") if text(one, "type") == kind), {})
 
 
-def _phase(pod: Mapping[str, Any]) -> Phase:
+def _phase(pod: Mapping[str, Any], agent: AgentState | None) -> Phase:
     if section(pod, "metadata").get("deletionTimestamp"):
         return "Terminating"
     if text(section(pod, "status"), "phase") in ("Failed", "Succeeded"):
         return "Failed"
-    if _condition(pod, "Ready").get("status") == "True":
+    if _condition(pod, "Ready").get("status") == "True" or _serves_unheard(pod, agent):
         return "Ready"
     started = any(_has_started(status) for status in items(pod, "status", "containerStatuses"))
     return "Starting" if started else "Pending"
+
+
+def _serves_unheard(pod: Mapping[str, Any], agent: AgentState | None) -> bool:
+    """Whether the pod serves although its node is silent: Kubernetes then takes back Ready alone, the agent answers."""
+    gates = [text(gate, "conditionType") for gate in items(pod, "spec", "readinessGates")]
+    said = all(_condition(pod, kind).get("status") == "True" for kind in ("ContainersReady", *gates))
+    return said and agent is not None and agent.engine == "Ready"
 
 
 def _has_started(status: Mapping[str, Any]) -> bool:
