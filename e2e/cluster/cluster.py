@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -149,6 +150,13 @@ class Cluster:
     def start_api(self) -> None:
         """Start the API server where it was stopped."""
         control_plane.start_api_server(self.machine(CONTROL_PLANE), self.network, self._credentials)
+
+    def restart_controllers(self) -> None:
+        """Start the controller manager and the scheduler anew."""
+        machine = self.machine(CONTROL_PLANE)
+        for name in (control_plane.MANAGER, control_plane.SCHEDULER):
+            machine.stop(name, signal.SIGKILL)
+        control_plane.start_controllers(machine, self._credentials)
 
     def start_kubelet(self, spec: NodeSpec) -> None:
         """Start a node's kubelet where it was stopped."""

@@ -127,9 +127,16 @@ class Faults:
         self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", signal.SIGKILL)
 
     def start_api(self) -> None:
-        """Start the API server again; returns when it is ready."""
+        """Start the API server again where it was away; returns when it is ready.
+
+        Controller manager and scheduler start anew, as they do wherever they hold Leases: they end when they cannot renew
+        them. Ones that lived on would take the nodes for lost until their watches are back, for more than a minute.
+        """
+        away = self.cluster.machine(CONTROL_PLANE).ask({})["kube-apiserver"] is None
         self.cluster.start_api()
         control_plane.wait_ready(self.cluster.layout, self.cluster.network)
+        if away:
+            self.cluster.restart_controllers()
 
     def no_capacity(self, namespace: str, nodes: Sequence[str] = ()) -> None:
         """No node takes a new pod (a taint), and the namespace's quota holds no more than it has."""
