@@ -68,16 +68,25 @@ unit: $(STAMP) ## Unit tests; the pure rooms at 100 % branch coverage
 	$(BIN)/python -m pytest $(UNIT) --cov-config=pyproject.toml --cov-branch $(PURE:%=--cov=%) --cov-report=term
 
 .PHONY: e2e
-e2e: $(STAMP) ## The whole system: real vLLM, real processes, a real Kubernetes
-	$(BIN)/python -m pytest e2e --timeout=900 -p no:randomly --durations=10
+e2e: e2e-local e2e-cluster ## The whole system: real vLLM, real processes, a real Kubernetes
+
+E2E := $(BIN)/python -m pytest e2e --timeout=900 -p no:randomly --durations=10
+
+.PHONY: e2e-local
+e2e-local: $(STAMP) ## What runs on one machine without Kubernetes
+	$(E2E) -m "not cluster"
+
+.PHONY: e2e-cluster
+e2e-cluster: $(STAMP) ## What runs in a real Kubernetes
+	$(E2E) -m cluster
 
 # Kubernetes' binaries are built once a machine, for some minutes, beside the tests that do not need them.
 .PHONY: test
 test: $(STAMP) ## Everything
 	@$(BIN)/python e2e/cluster packages || :
 	@nice $(BIN)/python e2e/cluster build & build=$$!; \
-	$(MAKE) --no-print-directory lint verify unit || { status=$$?; kill $$build 2>/dev/null; wait $$build; exit $$status; }; \
-	wait $$build || :; $(MAKE) --no-print-directory e2e
+	$(MAKE) --no-print-directory lint verify unit e2e-local || { status=$$?; kill $$build 2>/dev/null; wait $$build; exit $$status; }; \
+	wait $$build || :; $(MAKE) --no-print-directory e2e-cluster
 
 .PHONY: test-crash
 test-crash: $(STAMP) ## Kill the operator before and after each of its writes to a real API server

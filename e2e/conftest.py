@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name.startswith("test_e2e_engine_contract_"))
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    named = item.path.name.startswith(("test_e2e_chart_", "test_e2e_cluster_"))
+    if named or "cluster" in getattr(item, "fixturenames", ()):
+        item.add_marker("cluster")
+
+
 @pytest.fixture(scope="session", params=["emulator", "vllm"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractEngine]:
     with running(request.param, tmp_path_factory.mktemp("engine") / "log") as engine:
