@@ -40,7 +40,7 @@ from sheaf_gateway.proxy.upstream import Pool
 from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.router import Router
 
-_MAX_ENDPOINTS = 4_096
+_MAX_ENDPOINTS = 65_536
 _FAILED = frozenset({"slo_unattainable", "stream_interrupted"})
 
 
