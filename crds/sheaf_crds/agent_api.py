@@ -91,6 +91,9 @@ class AgentState(ApiType):
     capacity: int = Field(default=0, description="Adapters that may be loaded at once.")
     draining: bool = False
     drain_deadline: float = Field(default=0.0, description="Unix seconds by which the pod goes; 0: it stays.")
+    drains_until_restart: bool = Field(
+        default=False, description="Only the engine is being stopped: the drain ends when it has started anew."
+    )
     catalog_generation: int = 0
     load: EngineLoad = Field(default_factory=EngineLoad)
     adapters: tuple[AdapterState, ...] = ()
@@ -135,3 +138,6 @@ class Drain(ApiType):
 
     deadline: float = Field(ge=0, description="Seconds from now within which running requests may finish.")
     reason: str = Field(default="", max_length=1024)
+    until_restart: bool = Field(
+        default=False, description="Only the engine is being stopped, and the pod may stay: drain until it starts anew."
+    )

@@ -142,7 +142,7 @@ class Faults:
         """No node takes a new pod (a taint), and the namespace's quota holds no more than it has."""
         for name in nodes or [spec.name for spec in self.cluster.nodes]:
             self._kubectl("taint", "node", name, "--overwrite", f"{NO_CAPACITY}=true:NoSchedule")
-        pods = [pod for pod in self._kubectl.within(namespace).list("pods") if pod["status"]["phase"] in _ALIVE]
+        pods = [pod for pod in self._kubectl.within(namespace).list("pods") if _stays(pod)]
         self._kubectl.within(namespace).apply(_quota(len(pods)))
 
     def capacity(self, namespace: str) -> None:
@@ -180,6 +180,10 @@ class Faults:
 
 
 _ALIVE = ("Pending", "Running")
+
+
+def _stays(pod: Object) -> bool:
+    return pod["status"]["phase"] in _ALIVE and "deletionTimestamp" not in pod["metadata"]
 
 
 def _status(pod: Object | None, container: str) -> Object:

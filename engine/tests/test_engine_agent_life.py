@@ -68,6 +68,20 @@ async def test_an_engine_that_starts_anew_is_ready_when_its_adapters_are_back(tm
         assert (await readiness(agent))[0] == 200
 
 
+async def test_a_drain_of_the_engine_alone_ends_with_its_new_start_and_one_of_the_pod_does_not(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    async with engine_running(engine), agent_running(tmp_path, engine) as agent:
+        await agent.until(lambda s: s["engine"] == "Ready")
+        for reasons in ([True], [True, False], [False, True]):
+            for alone in reasons:
+                told = await agent.http.post("/v1/drain", json={"deadline": 30, "untilRestart": alone})
+            assert told.json()["drainsUntilRestart"] is all(reasons)
+            before = told.json()["engineEpoch"]
+            engine.restart()
+            after = await agent.until(lambda s, before=before: s["engineEpoch"] > before)
+            assert after["draining"] is not all(reasons)
+
+
 async def test_an_unhealthy_engine_is_not_ready(tmp_path: Path) -> None:
     engine = FakeEngine()
     async with engine_running(engine), agent_running(tmp_path, engine) as agent:

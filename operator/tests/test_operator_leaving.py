@@ -114,6 +114,15 @@ def test_a_new_pod_takes_no_name_that_a_pod_of_an_older_namesake_still_has():
     assert [action.name for action in of_kind(planned(model, older).actions, CreatePod)] == [name[:-1] + "1"]
 
 
+def test_a_pod_whose_engine_is_stopped_alone_does_not_serve_and_keeps_its_place():
+    model = make_model(replicas=1)
+    stopped = AgentState(engine="Ready", draining=True, drain_deadline=NOW - 1, drains_until_restart=True)
+    pod = make_pod(model, "p", agent=stopped)
+    assert (pod.serving, pod.answers, pod.live) == (False, False, True)
+    actions = planned(model, pod).actions
+    assert (of_kind(actions, CreatePod), departures(actions)) == ([], [])
+
+
 def test_noticed_and_draining_pods_of_no_model_go_too():
     gone = make_model("gone")
     noticed = make_pod(gone, "p", notice=make_notice(None))

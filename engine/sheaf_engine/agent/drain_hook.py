@@ -24,9 +24,9 @@ CALL_TIMEOUT = 5.0
 _COUNTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
-def ask(agent_url: str, key: str, seconds: float, reason: str = "preStop") -> str:
+def ask(agent_url: str, key: str, seconds: float, reason: str = "by hand", *, until_restart: bool = False) -> str:
     """Ask the agent to drain within so many seconds; empty, or why it cannot be asked."""
-    body = json.dumps({"deadline": seconds, "reason": reason})
+    body = json.dumps({"deadline": seconds, "reason": reason, "untilRestart": until_restart})
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     try:
         status, _ = _call(agent_url, "POST", "/v1/drain", body, headers)
@@ -76,10 +76,14 @@ def _left_over(requests: int | None) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Drain the pod that this file lies in; always 0, because the pod goes in any case."""
+    """Drain the pod that this file lies in; always 0, because the engine ends in any case.
+
+    A pod that stays, because only its engine failed a probe, takes requests again once the engine has started anew.
+    """
     facts = json.loads(Path(__file__).with_suffix(".json").read_text())
     seconds = float(arguments[0])
-    for why in (ask(facts["agentUrl"], facts["key"], seconds), wait(facts["engineUrl"], seconds)):
+    asked = ask(facts["agentUrl"], facts["key"], seconds, "preStop", until_restart=True)
+    for why in (asked, wait(facts["engineUrl"], seconds)):
         if why:
             sys.stderr.write(f"drain: {why}\n")
     return 0

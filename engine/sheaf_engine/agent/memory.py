@@ -49,6 +49,7 @@ class Memory:
     activity: dict[str, Activity] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
+    drains_until_restart: bool = False
     vocabulary: str = ""
 
     def facts(self, now: float) -> Facts:
@@ -77,6 +78,18 @@ class Memory:
                 self.failures.pop(name, None)
         return True
 
+    def drain(self, deadline: float, *, until_restart: bool) -> None:
+        """The pod goes by then (Unix seconds), or its engine; a second drain only brings it nearer and adds the pod."""
+        first = not self.draining
+        self.draining = True
+        self.drain_deadline = deadline if first else min(deadline, self.drain_deadline)
+        self.drains_until_restart = until_restart and (first or self.drains_until_restart)
+
+    def restarted(self) -> None:
+        """The engine has started anew: a drain that was its own is over."""
+        if self.drains_until_restart:
+            self.draining, self.drain_deadline, self.drains_until_restart = False, 0.0, False
+
     def correct(self, name: str) -> bool:
         """Whether what the catalog declares is what is resident."""
         resident, files = self.resident.get(name), self.files.get(name)
@@ -103,6 +116,7 @@ def describe(memory: Memory) -> AgentState:
         capacity=memory.capacity,
         draining=memory.draining,
         drain_deadline=memory.drain_deadline,
+        drains_until_restart=memory.drains_until_restart,
         catalog_generation=memory.index.generation,
         load=engine.load,
         adapters=tuple(_adapter(memory, name) for name in sorted(_told(memory))),

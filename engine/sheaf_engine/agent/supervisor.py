@@ -249,10 +249,8 @@ class Supervisor:
 
     def drain(self, request: Drain) -> AgentState:
         """Stop taking adapters on demand and tell everyone the deadline; a second call can only bring it nearer."""
-        deadline = self._clock() + request.deadline
         memory = self.memory
-        memory.drain_deadline = min(deadline, memory.drain_deadline) if memory.draining else deadline
-        memory.draining = True
+        memory.drain(self._clock() + request.deadline, until_restart=request.until_restart)
         log.info("draining", deadline=memory.drain_deadline, reason=request.reason)
         self._tell()
         return self.board.state

@@ -77,6 +77,7 @@ class Watch:
         if new:
             engine.epoch = max(engine.epoch + 1, int(figures.started))
             self._forgive()
+            self._memory.restarted()
         self._memory.resident = _residents(listing, figures, self._memory.resident, now)
         self._closed = False
         engine.started = figures.started

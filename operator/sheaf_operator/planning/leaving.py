@@ -47,7 +47,7 @@ def drained(pod: PodFacts, drain_seconds: float, now: float) -> bool:
 
 def drain_times(pods: Iterable[PodFacts], drain_seconds: float) -> list[float]:
     """When time alone changes what to do with pods that drain (Unix seconds)."""
-    deadlines = [pod.agent.drain_deadline for pod in pods if pod.agent is not None and pod.agent.draining]
+    deadlines = [pod.agent.drain_deadline for pod in pods if pod.agent is not None and pod.draining]
     return deadlines + [deadline - drain_seconds + DRAIN_LINGER for deadline in deadlines]
 
 

@@ -56,7 +56,12 @@ class PodFacts:
     @property
     def draining(self) -> bool:
         """Whether the pod's agent takes no new requests because the pod has to go."""
-        return self.agent is not None and self.agent.draining
+        return self.agent is not None and self.agent.draining and not self.agent.drains_until_restart
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the pod takes no new requests until its engine has started anew."""
+        return self.agent is not None and self.agent.drains_until_restart
 
     @property
     def ended(self) -> bool:
@@ -66,7 +71,7 @@ class PodFacts:
     @property
     def answers(self) -> bool:
         """Whether the pod answers requests now, be it that it stays or goes."""
-        return self.ready and not self.ended and not self.draining
+        return self.ready and not self.ended and not self.draining and not self.restarting
 
     @property
     def bides(self) -> bool:
@@ -81,7 +86,7 @@ class PodFacts:
     @property
     def serving(self) -> bool:
         """Whether the pod answers requests and stays."""
-        return self.live and self.ready
+        return self.live and self.ready and not self.restarting
 
 
 @dataclass(frozen=True, slots=True)
