@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 from cluster.images import BASE
 from cluster.kubectl import condition
+from cluster.shell import until
 
 pytestmark = pytest.mark.timeout(300, func_only=True)  # the cluster may be built first
 
@@ -75,12 +76,14 @@ def test_a_service_answers_from_every_node_by_address_and_by_name(kubectl, clust
     shown = kubectl.get("service", "web")["spec"]
     node_port = shown["ports"][0]["nodePort"]
 
-    def asked(url: str) -> set[str]:
-        return {eventually(lambda: get(url)) for _ in range(30)}
-
     every = {"node-a", "node-b", "node-c"}
-    assert asked(f"http://{shown['clusterIP']}/") == every
-    assert asked(f"http://{cluster.network.node(2)}:{node_port}/") == every
+    for url in (f"http://{shown['clusterIP']}/", f"http://{cluster.network.node(2)}:{node_port}/"):
+        asked = set()
+        until(
+            f"all of {url}",
+            lambda url=url, asked=asked: asked.add(eventually(lambda: get(url))) or asked == every,
+            timeout=30,
+        )
     inside = (
         "import urllib.request as u; print({u.urlopen('http://web', timeout=5).read().decode() for _ in range(30)})"
     )
