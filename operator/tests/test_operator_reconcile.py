@@ -122,6 +122,30 @@ async def test_a_failing_action_backs_off_and_the_others_go_on(cluster: Simulate
     assert loop.backoffs[KEY].size == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ClusterError("create pods: exceeded quota; raise it"), "PodRefused"),
+        (ClusterError("the API server does not answer", passing=True), "Starting"),
+        (ValueError("oops"), "Starting"),
+    ],
+)
+async def test_a_pod_that_is_refused_is_said_until_it_is_made(
+    cluster: Simulated, error: Exception, reason: str
+) -> None:
+    def ready() -> tuple[str, str]:
+        found = cluster.index.model("m").status.condition("Ready")
+        return (found.reason, found.message) if found else ("", "")
+
+    cluster.refused[CreatePod] = error
+    loop = reconciler(cluster)
+    async with running(loop):
+        await until(lambda: ready()[0] == reason and loop.backoffs[KEY].size)
+        assert reason != "PodRefused" or "raise it" in ready()[1]
+        cluster.refused.clear()
+        await until(lambda: ready()[0] == "Serving")
+
+
 async def test_what_failed_is_tried_again_without_a_change(cluster: Simulated) -> None:
     cluster.refused[CreatePod] = ClusterError("no room")
     loop = reconciler(cluster)

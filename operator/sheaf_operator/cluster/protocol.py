@@ -13,11 +13,14 @@ from sheaf_operator.planning.index import FleetIndex, Key
 
 
 class ClusterError(Exception):
-    """An action failed for a reason that a person can read; it is tried again after `retry_after` seconds or more."""
+    """An action failed for a reason that a person can read; it is tried again after `retry_after` seconds or more.
 
-    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+    `passing`: the reason lies in the moment, not in what was asked for.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 0.0, passing: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.passing = retry_after, passing
 
 
 class Cluster(Protocol):

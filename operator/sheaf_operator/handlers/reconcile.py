@@ -18,7 +18,7 @@ from sheaf_operator.cluster.protocol import Cluster, ClusterError
 from sheaf_operator.handlers.backoff import Backoff
 from sheaf_operator.handlers.metrics import Metrics
 from sheaf_operator.handlers.workqueue import WorkQueue
-from sheaf_operator.planning import Action, EmitEvent, Plan, UpdateStatus
+from sheaf_operator.planning import Action, CreatePod, EmitEvent, Plan, UpdateStatus
 from sheaf_operator.planning.index import FleetIndex, Key
 
 RESYNC = 600.0
@@ -160,6 +160,7 @@ class Reconciler:
             await self.cluster.act(action)
 
     def _note(self, action: Action, result: BaseException | None, backoff: Backoff) -> bool:
+        self._note_refusal(action, result)
         name = type(action).__name__
         log = _log.bind(action=name, object=action.key, reason=action.reason)
         if result is None:
@@ -173,6 +174,13 @@ class Reconciler:
         self.metrics.actions.labels(name, "failed").inc()
         log.warning("action failed", error=error, retry_in=round(delay, 1))
         return False
+
+    def _note_refusal(self, action: Action, result: BaseException | None) -> None:
+        """Whether a pod could be made is part of what is said of its Model."""
+        if not isinstance(action, CreatePod) or (isinstance(result, ClusterError) and result.passing):
+            return
+        told = str(result) if isinstance(result, ClusterError) else ""
+        self.queue.changed(self.cluster.index.note_refusal(action.template.model, told), self.ticks())
 
     def _come_back(self, key: Key, decided: Plan, backoff: Backoff, now: float) -> None:
         """Set the key's next turn; one of which nothing is left is forgotten."""

@@ -38,6 +38,7 @@ class _Family:
     desired: Desired
     wanted: Wanted
     finding: Finding | None
+    refusal: str
 
     @property
     def blocked(self) -> bool:
@@ -115,7 +116,7 @@ def _family(
     desired = desired_replicas(model, policy)
     templates = pod_template(model, digest), pod_template(model, digest, spot=True)
     wanted = wanted_pods(*templates, desired.replicas, pods, now)
-    return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy))
+    return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy), index.refusal(model.name))
 
 
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
@@ -139,7 +140,7 @@ def _plan_model(family: _Family, now: float, taken: Sequence[str]) -> list[Actio
         actions = [action for action in actions if not isinstance(action, CreatePod)]
     else:
         actions += _catalog_changes(pods, pinned.by_pod, catalogs, len(adapters))
-    facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding)
+    facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding, family.refusal)
     status, verdicts = model_status(facts, now)
     actions += report(model, status, *verdicts)
     return actions + _adapter_reports(family, pinned, now)

@@ -51,6 +51,7 @@ class FleetIndex:
         self._slos: dict[str, SLO] = {}
         self._policies: dict[str, AutoscalingPolicy] = {}
         self._pods: dict[str, PodFacts] = {}
+        self._refusals: dict[str, str] = {}
         self._adapters_of, self._pods_of = Groups(), Groups()
         self._models_with: dict[KeyKind, Groups] = {"SLO": Groups(), "AutoscalingPolicy": Groups()}
 
@@ -113,6 +114,19 @@ class FleetIndex:
             settings_digest=self.settings_digest,
         )
 
+    def note_refusal(self, model: str, message: str) -> frozenset[Key]:
+        """Why no further pod of a Model could be made when it was tried last; empty: one was made."""
+        if self._refusals.get(model, "") == message:
+            return frozenset()
+        self._refusals.pop(model, None)
+        if message:
+            self._refusals[model] = message
+        return frozenset({Key("Model", model)})
+
+    def refusal(self, model: str) -> str:
+        """See `note_refusal`."""
+        return self._refusals.get(model, "")
+
     def model(self, name: str) -> Model | None:
         """The Model of that name."""
         return self._models.get(name)
@@ -152,6 +166,7 @@ class FleetIndex:
 
     def _drop_model(self, name: str) -> frozenset[Key]:
         old = self._models.pop(name, None)
+        self._refusals.pop(name, None)
         return self._model_changed(name, old, None) if old else frozenset()
 
     def _model_changed(self, name: str, old: Model | None, new: Model | None) -> frozenset[Key]:

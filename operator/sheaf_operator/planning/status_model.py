@@ -26,6 +26,7 @@ class ModelFacts:
     pods: Sequence[PodFacts]
     adapters: int
     finding: Finding | None = None
+    refusal: str = ""
 
     @property
     def serving(self) -> int:
@@ -86,6 +87,8 @@ def _ready(facts: ModelFacts) -> Verdict:
     if facts.enough:
         return Verdict("Ready", "True", "Serving", count)
     reason, said = _trouble(facts.pods)
+    if not reason and facts.refusal and len(facts.live) < facts.desired.replicas:
+        reason, said = "PodRefused", facts.refusal
     if not reason:
         return Verdict("Ready", "False", "Starting", count)
     return Verdict("Ready", "False", reason, _and(count, said), alarming=True)

@@ -123,7 +123,7 @@ class ApiServer:
             code = str(status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            raise UnreachableError(f"the API server does not answer: {why}") from error
+            raise UnreachableError(f"the API server does not answer: {why}", passing=True) from error
         finally:
             self._calls.labels(verb, resource.plural, code).inc()
         answer = _parsed(text)

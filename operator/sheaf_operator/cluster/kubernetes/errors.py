@@ -14,7 +14,7 @@ class ApiError(ClusterError):
     """The API server refused a call; `status` is the HTTP status, `reason` its CamelCase word."""
 
     def __init__(self, status: int, reason: str, message: str, *, retry_after: float = 0.0) -> None:
-        super().__init__(message, retry_after=retry_after)
+        super().__init__(message, retry_after=retry_after, passing=status in (409, 429) or status >= 500)
         self.status, self.reason = status, reason
 
 
