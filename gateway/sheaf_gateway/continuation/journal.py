@@ -67,10 +67,13 @@ class Sent:
             self.start = self.marks.popleft()
 
     def cut(self, tokens: int) -> None:
-        """Forget what came after so many tokens; nobody saw it."""
+        """Forget the tokens after so many, which nobody saw; text that was sent stays sent."""
         del self.tokens[tokens:]
+        text = ""
         while self.marks and self.marks[-1].tokens > tokens:
-            self.marks.pop()
+            text = self.marks.pop().text + text
+        if text:
+            self.marks.append(Mark(tokens, text, clean=False))
 
     def _take(self, chunk: Chunk) -> None:
         self.id, self.created, self.model = chunk.id, chunk.created, chunk.model
