@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from random import Random
 
 import pytest
@@ -315,3 +316,35 @@ async def test_a_storm_is_spread_out_and_nothing_breaks(make_world, ask):  # noq
     assert all(read(got) == whole(CHAT, body) | {"heads": read(got)["heads"]} for _, _, got in answers)
     assert len(fleet.answers) >= 60
     await quiet(world)
+
+
+@pytest.mark.parametrize(("left", "moves"), [(0.5, True), (60.0, False)])
+async def test_on_notice_streams_that_would_not_end_in_time_move_and_the_others_stay(make_world, ask, left, moves):  # noqa: F811
+    world = await make_world()
+    body = plain(max_tokens=60)
+    fleet = Fleet(world, [], pause=0.02)
+    asking = asyncio.create_task(ask(world, "POST", CHAT, body))
+    mending = world.gateway.inference.mending
+    await world.until(
+        lambda: mending.streams and next(iter(next(iter(mending.streams.values())))).progress().tokens > 3
+    )
+    place = [engine.name for engine in world.engines].index(fleet.names[0])
+    world.agents[place].draining, world.agents[place].deadline = True, time.time() + left
+    world.agents[place].changed()
+    _, _, got = await asking
+    assert read(got) == whole(CHAT, body)
+    assert len(fleet.answers) == (2 if moves else 1)
+    await quiet(world)
+
+
+async def test_a_sampled_stream_with_a_stop_string_moves_where_the_plug_in_is(make_world, ask):  # noqa: F811
+    world = await make_world()
+    for agent in world.agents:
+        agent.continues = True
+        agent.changed()
+    await world.until(lambda: all(world.pod(engine.name).continues for engine in world.engines))
+    body = plain(temperature=1, stop="a long stop string")
+    fleet = Fleet(world, [boundary(CHAT, body, 30)])
+    _, _, got = await ask(world, "POST", CHAT, body)
+    assert read(got)["finish"] == [("length", None)]
+    assert fleet.answers[1][1].json["vllm_xargs"]["sheaf_forced"]

@@ -227,10 +227,9 @@ class Call:
 
     def on_body(self, data: bytes) -> None:
         """Pass a stream on; hold anything else until it is whole."""
-        if self.relay is not None:
-            self.pass_on(data)
-        elif self._streaming:
-            self._first_byte()
+        if self._streaming:
+            if self.relay is None:
+                self._first_byte()
             self.pass_on(data)
         elif self._passing:
             self.responder.write(data)
@@ -282,6 +281,10 @@ class Call:
         relay.feed(data)
         if relay.events >= self._bill_at:
             self._bill(relay.events)
+
+    def streamed_s(self) -> float:
+        """Seconds from the first byte of the stream to its last one so far."""
+        return self._last_at - self._opened_at - (self.record.ttft_ms or 0.0) / 1000.0
 
     def complete(self) -> None:
         """The stream is whole, as the client got it."""

@@ -15,6 +15,7 @@ from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.usage import NOTHING, Usage
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
 from sheaf_gateway.continuation.journal import Journal
+from sheaf_gateway.continuation.notice import Progress
 from sheaf_gateway.continuation.plan import Decision, Ending, Refusal, Rest, decide
 from sheaf_gateway.continuation.wish import Wish, read_wish
 from sheaf_gateway.fleet.view import Pod
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN_S = 0.1
 _AVOID_S = 1.0
+_MOVED = "moved"
 _ELSEWHERE = frozenset({404, 408, 429})
 
 
@@ -45,6 +47,7 @@ class Continuing:
         "_core",
         "_deadline",
         "_joiner",
+        "_known",
         "_lost_at",
         "_place",
         "_rest",
@@ -61,6 +64,7 @@ class Continuing:
         self._asked = asked
         self._rest: Rest | None = None
         self._joiner: Joiner | None = None
+        self._known: Wish | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._place: int | None = None
         self._starting = False
@@ -73,24 +77,56 @@ class Continuing:
 
     def take_over(self, reason: str) -> bool:
         """The stream's engine is lost: go on elsewhere. False: the stream cannot be continued."""
-        call, mending = self._call, self._core.mending
         decision = self._decide()
         if isinstance(decision, Refusal):
-            mending.refused(decision.reason)
+            self._core.mending.refused(decision.reason)
             self._log("stream_not_continued", reason, decision.reason)
             return False
-        self._stop()
-        call.settle(reason)
-        if call.relay is not None:
-            call.relay.forget()
+        self._leave(reason)
         if isinstance(decision, Ending):
             self._end(decision.events)
-            return True
-        self.journal.sent().cut(decision.keep + len(decision.replay))
-        self._rest = decision
-        self._log("stream_moves", reason, "")
-        self._wait()
+        else:
+            self._adopt(decision)
+            self._queue()
         return True
+
+    def notice(self) -> None:
+        """The stream will not end before its pod does: move it when it is its turn; until then it goes on."""
+        if self._place is None and not self._starting and self._timer is None:
+            mending, asked = self._core.mending, self._asked
+            self._place = mending.queue(asked.ask.model, self._move, batch=asked.door.batch)
+
+    def progress(self) -> Progress:
+        """How far the stream is."""
+        wish, call = self._wish(), self._call
+        events = call.relay.events if call.relay is not None else 0
+        return Progress(events, call.streamed_s(), wish.limit if wish is not None else None)
+
+    def _move(self) -> None:
+        decision = self._decide()
+        self._place, self._starting = None, True
+        if isinstance(decision, Rest):
+            self._leave(_MOVED)
+            self._adopt(decision)
+            self._choose()
+        else:
+            self._started()
+
+    def _leave(self, reason: str) -> None:
+        self._log("stream_moves", reason, "")
+        self._stop(keep_turn=reason == _MOVED)
+        self._call.settle(reason)
+        if self._call.relay is not None:
+            self._call.relay.forget()
+
+    def _adopt(self, rest: Rest) -> None:
+        core, call = self._core, self._call
+        self.journal.sent().cut(rest.keep + len(rest.replay))
+        self._rest = rest
+        self.count += 1
+        self._lost_at = core.now()
+        self._deadline = self._lost_at + core.mending.rules.max_wait_s
+        call.tried |= {call.pod.name}
 
     def usage(self) -> Usage:
         """Tokens of a stream that was continued, where no engine reported them."""
@@ -101,6 +137,8 @@ class Continuing:
 
     def close(self) -> None:
         """The call is over, however it went."""
+        if self._call.record.error is None and self._call.relay is not None:
+            self._core.mending.ended(self._asked.ask.model, self._call.relay.events)
         self._stop()
         self._core.mending.leave(self)
         self.journal.close()
@@ -120,28 +158,25 @@ class Continuing:
         return decide(self.journal.sent(), wish, facts, call.body(), self._asked.route.target)
 
     def _wish(self) -> Wish | None:
-        try:
-            return read_wish(self._asked.request.body, self._asked.route.target)
-        except (AttributeError, TypeError, ValueError, KeyError):
-            return None
+        if self._known is None:
+            try:
+                self._known = read_wish(self._asked.request.body, self._asked.route.target)
+            except (AttributeError, TypeError, ValueError, KeyError):
+                return None
+        return self._known
 
     # Waiting for a turn and a pod.
-
-    def _wait(self) -> None:
-        core, call = self._core, self._call
-        self.count += 1
-        self._lost_at = core.now()
-        self._deadline = self._lost_at + core.mending.rules.max_wait_s
-        call.tried |= {call.pod.name}
-        self._queue()
 
     def _queue(self) -> None:
         self._place = self._core.mending.queue(self._asked.ask.model, self.turn, batch=self._asked.door.batch)
 
     def turn(self) -> None:
         """It may begin now, where there is a pod."""
-        core, call = self._core, self._call
         self._place, self._starting = None, True
+        self._choose()
+
+    def _choose(self) -> None:
+        core, call = self._core, self._call
         pods, now = core.store.fleet.pods_of(self._asked.ask.model), core.now()
         ask = msgspec.structs.replace(self._asked.ask, prompt_bytes=self._asked.ask.prompt_bytes + self._weight())
         tried = call.tried
@@ -270,7 +305,7 @@ class Continuing:
             self._starting = False
             self._core.mending.started(self._asked.ask.model)
 
-    def _stop(self) -> None:
+    def _stop(self, *, keep_turn: bool = False) -> None:
         """Leave whatever is under way."""
         exchange: Exchange | None = self._call.exchange
         if exchange is not None:
@@ -284,7 +319,8 @@ class Continuing:
         if self._place is not None:
             self._core.mending.give_up(self._asked.ask.model, self._place)
             self._place = None
-        self._started()
+        if not keep_turn:
+            self._started()
 
     def _log(self, event: str, reason: str, refusal: str) -> None:
         call = self._call

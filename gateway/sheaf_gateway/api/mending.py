@@ -1,6 +1,7 @@
 """What all continued streams of a gateway share: bounds, turns, who streams from where, and what is counted."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -8,19 +9,23 @@ import msgspec
 
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.continuation.journal import Purse
+from sheaf_gateway.continuation.notice import Lengths, stays
 from sheaf_gateway.continuation.pacing import Pacing
 from sheaf_gateway.continuation.plan import Facts
 from sheaf_gateway.fleet.store import FleetStore
+from sheaf_gateway.fleet.view import Fleet, Pod
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.continuing import Continuing
 
+_LOOK_S = 0.5
 _PARSERS = ("--reasoning-parser", "--reasoning_parser")
 
 
 class MendingRules(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds: moves of one stream (0: streams are never continued), seconds that one waits for a pod, bytes of one
-    journal and of all, tokens generated again, continuations that start at once for each ready pod."""
+    journal and of all, tokens generated again, continuations that start at once for each ready pod, and the seconds
+    before a pod's deadline by which its streams must have ended."""
 
     max_continuations: int = 8
     max_wait_s: float = 30.0
@@ -28,6 +33,7 @@ class MendingRules(msgspec.Struct, frozen=True, kw_only=True):
     max_journals: int = 256 * 2**20
     max_replay: int = 1024
     starting_per_pod: int = 16
+    lead_s: float = 2.0
 
 
 class Mending:
@@ -45,6 +51,9 @@ class Mending:
         self._loop = loop
         self._pacings: dict[str, Pacing] = {}
         self._turns: dict[tuple[str, int], Callable[[], None]] = {}
+        self._lengths: dict[str, Lengths] = {}
+        self._looking = False
+        store.listen(self._fleet_changed)
 
     # Who streams from which pod.
 
@@ -65,6 +74,41 @@ class Mending:
             found.discard(stream)
             if not found:
                 del self.streams[stream.pod]
+
+    def ended(self, model: str, tokens: int) -> None:
+        """A stream ended well after so many tokens."""
+        self._lengths.setdefault(model, Lengths()).observe(tokens)
+
+    # Notices.
+
+    def _fleet_changed(self, _fleet: Fleet) -> None:
+        models = self._store.declared.models
+        self._lengths = {name: found for name, found in self._lengths.items() if name in models}
+        self._look()
+
+    def _look(self) -> None:
+        """Decide for every stream of a pod that goes by a known time; again while there are any."""
+        leaving = [pod for pods in self._store.fleet.pods.values() for pod in pods if pod.draining and pod.deadline]
+        found = [pod for pod in leaving if pod.name in self.streams]
+        for pod in found:
+            self._give_notice(pod)
+        if found and not self._looking:
+            self._looking = True
+            self._loop.call_later(_LOOK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = False
+        self._look()
+
+    def _give_notice(self, pod: Pod) -> None:
+        others = self._store.fleet.pods_of(pod.model)
+        if not any(other.ready and not other.draining for other in others):
+            return
+        mean = self._lengths.get(pod.model, Lengths()).mean
+        left = pod.deadline - time.time()
+        for stream in tuple(self.streams.get(pod.name, ())):
+            if not stays(stream.progress(), mean, left, self.rules.lead_s):
+                stream.notice()
 
     def facts(self, model: str) -> Facts:
         """What deciding needs of a Model's engines."""
