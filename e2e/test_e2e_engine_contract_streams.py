@@ -94,3 +94,53 @@ def test_a_client_that_leaves_frees_the_engine(engine):
         next(response.iter_bytes())
     wait_for(lambda: engine.metric("vllm:num_requests_running") == 0)
     assert engine.metric("vllm:num_requests_waiting") == 0
+
+
+GENERATION = {"max_tokens": 24, "ignore_eos": True, "return_token_ids": True}
+
+
+def streamed(chunks):
+    """Text and token ids of a stream's choices; chats and texts alike."""
+    choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    text = "".join(choice["delta"]["content"] if "delta" in choice else choice["text"] for choice in choices)
+    return text, [token for choice in choices for token in choice.get("token_ids") or ()]
+
+
+@pytest.mark.parametrize("kept", [1, 9, 23])
+def test_a_prompt_of_tokens_goes_on_where_a_chat_was_broken_off(engine, kept):
+    first, *deltas = engine.stream_chat(**GENERATION)
+    text, tokens = streamed(deltas)
+    assert len(tokens) == 24
+    prompt = first["prompt_token_ids"] + tokens[:kept]
+    rest = engine.stream_text(**{**GENERATION, "prompt": prompt, "max_tokens": 24 - kept})
+    more, ids = streamed(rest)
+    assert ids == tokens[kept:]
+    assert text.endswith(more)
+    assert rest[0]["choices"][0]["prompt_token_ids"] == prompt
+
+
+def test_every_token_of_a_stream_comes_with_a_chunk_and_text_waits_for_stop_strings(engine):
+    """What lies between what was generated and what was said is known from the longest stop string alone."""
+    plain, _ = streamed(engine.stream_text(**GENERATION))
+    chunks = engine.stream_text(**GENERATION, stop=["~~~~~", "~"])
+    said = 0
+    for count, chunk in enumerate(chunks[:-1], 1):
+        assert chunk["choices"][0]["token_ids"]
+        said += len(chunk["choices"][0]["text"])
+        whole, _ = streamed(engine.stream_text(**{**GENERATION, "max_tokens": count}))
+        assert said == max(0, len(whole) - 4) or not chunk["choices"][0]["text"]
+    assert streamed(chunks)[0] == plain
+
+
+def test_a_token_limit_and_a_least_length_count_from_the_prompt_on(engine):
+    _, tokens = streamed(engine.stream_text(**GENERATION))
+    prompt = engine.stream_text(**GENERATION)[0]["choices"][0]["prompt_token_ids"]
+    *_, last = engine.stream_text(**{**GENERATION, "prompt": prompt + tokens[:20], "max_tokens": 4, "min_tokens": 2})
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert streamed([last])[1] == tokens[-1:]
+
+
+def test_arguments_of_plug_ins_are_taken(engine):
+    _, tokens = streamed(engine.stream_text(**GENERATION))
+    extra = {"sheaf_spoken": 0, "sheaf_forced": tokens[:3]}
+    assert streamed(engine.stream_text(**GENERATION, vllm_xargs=extra))[1] == tokens
