@@ -6,12 +6,14 @@ writes where nobody asked. Only a key can match, for within a JSON string the qu
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 _IDS = re.compile(rb'token_ids":\s*\[[0-9,\s]*\]')
 _NULL = b'token_ids":null'
+_BEGIN = b'token_ids":['
+_KEY = len(_BEGIN) - 1
 _WHITE = b" \t\r\n"
 DONE = b"data: [DONE]\n\n"
 ERROR = b'data: {"error"'
@@ -50,6 +52,44 @@ class Chunk(msgspec.Struct, frozen=True):
     error: Any = None
 
 
+class _Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    content: str
+
+
+class _Plain(msgspec.Struct, frozen=True):
+    """A choice with nothing to it but text and tokens; whatever has more does not fit."""
+
+    token_ids: list[int]
+    delta: _Words | None = None
+    text: str = ""
+    index: Literal[0] = 0
+    logprobs: None = None
+    finish_reason: None = None
+
+    def shown(self) -> str:
+        """The text of this chunk."""
+        return self.text if self.delta is None else self.delta.content
+
+
+class PlainChunk(msgspec.Struct, frozen=True):
+    """An event from the middle of a stream, where nothing but tokens comes."""
+
+    choices: tuple[_Plain]
+    usage: None = None
+    error: None = None
+
+
+_decode_plain = msgspec.json.Decoder(list[PlainChunk]).decode
+
+
+def decode_middle(events: bytes) -> list[PlainChunk] | None:
+    """Whole events at once, where each is a plain one; else None."""
+    try:
+        return _decode_plain(b"[%b]" % events[6:-2].replace(b"\n\ndata: ", b","))
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -65,8 +105,14 @@ def with_last(body: bytes, field: bytes) -> bytes:
 
 
 def masked(data: bytes) -> bytes:
-    """Events without their token ids."""
-    return _IDS.sub(_NULL, data)
+    """Events without their token ids; quick for a single one."""
+    start = data.rfind(_BEGIN)
+    if start < 0:
+        return data
+    if data.find(_BEGIN, 0, start) >= 0:
+        return _IDS.sub(_NULL, data)
+    end = data.find(b"]", start)
+    return data[: start + _KEY] + b"null" + data[end + 1 :]
 
 
 def event(chunk: Mapping[str, Any]) -> bytes:

@@ -110,6 +110,8 @@ class Joiner:
         return text[again:]
 
     def _check(self, choice: Choice, tokens: list[int], *, again: bool) -> None:
+        if again and tokens and (choice.odd() or choice.logprobs):
+            raise SeamError("seam_within_a_chunk")
         if not self._chars and not self._checked:
             self._checked = True
             if not "".join(self._dropped).endswith(self._rest.tail):
@@ -117,8 +119,6 @@ class Joiner:
         over = bool(tokens) or choice.finish_reason is not None
         if over and (self._chars or self._behind):
             raise SeamError("not_the_same")
-        if again and tokens and (choice.odd() or choice.logprobs):
-            raise SeamError("seam_within_a_chunk")
 
     def _event(self, choice: Choice, plain: dict[str, Any], tokens: list[int], text: str, *, last: bool) -> bytes:
         found: dict[str, Any] = {**plain["choices"][0], "token_ids": tokens}

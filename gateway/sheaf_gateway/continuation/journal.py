@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sheaf_gateway.continuation.chunks import Choice, Chunk, decode_chunk, next_offset
+from sheaf_gateway.continuation.chunks import Choice, Chunk, decode_chunk, decode_middle, next_offset
 from sheaf_gateway.proxy.sse import SseSplitter, event_data
 
 _WINDOW = 64
@@ -60,6 +60,19 @@ class Sent:
             self.unreadable = "unreadable"
             return
         self._take(chunk)
+
+    def read_middle(self, events: bytes) -> bool:
+        """Take whole events quickly, their texts not to be remembered. False: they are not all plain."""
+        chunks = decode_middle(events)
+        if chunks is None or not self.id:
+            return False
+        for chunk in chunks:
+            choice = chunk.choices[0]
+            self.tokens.extend(choice.token_ids)
+            self.chars += len(choice.shown())
+        self.marks.clear()
+        self.start = Mark(len(self.tokens), "", clean=len(choice.token_ids) == 1 and bool(choice.shown()))
+        return True
 
     def trim(self) -> None:
         """Forget the texts of all but the last marks."""
@@ -161,9 +174,10 @@ class Journal:
 
     def _fold(self, keep: int) -> None:
         split = len(self._raw) - keep
-        splitter = SseSplitter()
-        for event in splitter.feed(b"".join(self._raw[:split])):
-            self._sent.read(event)
+        events = b"".join(self._raw[:split])
+        if not (keep and self._sent.read_middle(events)):
+            for event in SseSplitter().feed(events):
+                self._sent.read(event)
         del self._raw[:split]
         self._sent.trim()
         size = self._weight()
