@@ -135,7 +135,7 @@ class TokenEngine:
             told += len(part)
             tokens, text = [step.token for step in part], "".join(step.text for step in part)
             logprobs = None
-            if body.get("logprobs") not in (None, False):
+            if body.get("logprobs") is not None and body["logprobs"] is not False:
                 texts = [decode([token]) for token in tokens]
                 starts = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
                 offset += sum(map(len, texts))

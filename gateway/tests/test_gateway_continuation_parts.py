@@ -242,6 +242,37 @@ def test_a_parsed_delta_across_the_seam_is_refused_and_one_after_it_passes():
     assert json.loads(got[6:])["choices"][0]["delta"] == {"tool_calls": [{"index": 0}]}
 
 
+def test_an_end_that_comes_with_the_last_repeated_token_is_told_and_an_earlier_one_refused():
+    part = stream_of(LONG)[:12]
+    for place, fine in ((11, True), (8, False)):
+        joiner, rest = joiner_of(part, {**LONG, "tools": [{}]})
+        events = told(rest)
+        last = json.loads(events[place][6:])
+        last["choices"][0] |= {"finish_reason": "stop", "stop_reason": None}
+        data = b"".join(events[:place]) + event(last)
+        if fine:
+            assert json.loads(joiner.feed(data)[6:])["choices"][0]["finish_reason"] == "stop"
+        else:
+            with pytest.raises(SeamError, match="not_the_same"):
+                joiner.feed(data)
+
+
+def test_a_repeated_text_completion_keeps_its_text_offsets():
+    body = {
+        **{k: v for k, v in LONG.items() if k != "messages"},
+        "prompt": "a",
+        "logprobs": 0,
+        "temperature": 1,
+        "seed": 3,
+    }
+    raw, events = json.dumps(body).encode(), stream_of(body, TEXT)
+    sent, wish = sent_of(events[:12]), read_wish(raw, TEXT)
+    rest = decide(sent, wish, Facts(2048), raw, TEXT)
+    assert Joiner(sent, wish, rest).feed(b"".join(TokenEngine().events(TEXT, json.loads(rest.body)))) == b"".join(
+        events[12:]
+    )
+
+
 def test_a_role_that_was_not_sent_comes_once():
     sent, raw = Sent(), json.dumps({**LONG, "tools": [{}]}).encode()
     sent.read(b'data: {"id":"a","created":3,"model":"m","choices":[],"prompt_token_ids":[1,2]}\n\n')

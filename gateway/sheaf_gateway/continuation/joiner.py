@@ -138,8 +138,6 @@ class Joiner:
         return _chat_choice(found, text)
 
     def _shifted(self, logprobs: dict[str, Any]) -> dict[str, Any]:
-        if self._rest.whole:
-            return logprobs
         shift = self._offset - self._skipped
         return {**logprobs, "text_offset": [offset + shift for offset in logprobs["text_offset"]]}
 
