@@ -140,7 +140,31 @@ def test_a_token_limit_and_a_least_length_count_from_the_prompt_on(engine):
     assert streamed([last])[1] == tokens[-1:]
 
 
-def test_arguments_of_plug_ins_are_taken(engine):
+def test_forced_tokens_come_first_whatever_would_be_drawn(engine):
+    assert engine.metric("sheaf:continuation_info") == 1
     _, tokens = streamed(engine.stream_text(**GENERATION))
-    extra = {"sheaf_spoken": 0, "sheaf_forced": tokens[:3]}
-    assert streamed(engine.stream_text(**GENERATION, vllm_xargs=extra))[1] == tokens
+    for sampling in ({}, {"temperature": 1.5, "seed": 7}, {"temperature": 1.5, "presence_penalty": 1.5}):
+        extra = {"sheaf_forced": tokens[:9]}
+        assert streamed(engine.stream_text(**{**GENERATION, **sampling}, vllm_xargs=extra))[1][:9] == tokens[:9]
+
+
+def test_a_seed_goes_on_after_forced_tokens_as_after_drawn_ones(engine):
+    sampling = {"temperature": 1.0, "seed": 11}
+    _, tokens = streamed(engine.stream_text(**{**GENERATION, **sampling}))
+    again = engine.stream_text(**{**GENERATION, **sampling}, vllm_xargs={"sheaf_forced": tokens[:10]})
+    assert streamed(again)[1] == tokens
+
+
+@pytest.mark.parametrize("repetition", [1.0, 1.2])
+def test_tokens_that_were_spoken_before_are_penalised_like_output(engine, repetition):
+    penalties = {"presence_penalty": 0.6, "frequency_penalty": 0.4, "repetition_penalty": repetition}
+    chunks = engine.stream_text(**GENERATION, **penalties)
+    tokens, prompt = streamed(chunks)[1], chunks[0]["choices"][0]["prompt_token_ids"]
+    rest = {**GENERATION, **penalties, "prompt": prompt + tokens[:14], "max_tokens": 10}
+    assert streamed(engine.stream_text(**rest, vllm_xargs={"sheaf_spoken": 14}))[1] == tokens[14:]
+
+
+@pytest.mark.parametrize("wrong", [{"sheaf_forced": "1"}, {"sheaf_spoken": -1}])
+def test_arguments_that_no_gateway_sends_are_refused(engine, wrong):
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 1, "vllm_xargs": wrong}
+    assert engine.post(TEXT, body).status_code == 400

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from contract_engines import logits_processor
 from emulator_fleet import EmulatorFleet, emulator_fleet
 from running_sheaf import Sheaf, manifest, sheaf_up, write_manifests
 from tiny_models import tiny_adapter, tiny_llama
@@ -157,7 +158,7 @@ async def over_emulators(folder: Path) -> None:
         assert moves > lost
 
 
-VLLM = ["--dtype=float32", "--max-model-len=1024", "--enforce-eager", "--max-num-seqs=128"]
+VLLM = [*logits_processor(), "--dtype=float32", "--max-model-len=1024", "--enforce-eager", "--max-num-seqs=128"]
 
 
 @pytest.mark.skipif(not REAL, reason="SHEAF_E2E_VLLM_STREAMS gives the number of streams")

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
+from sheaf_engine.continued import check
 from sheaf_engine.plugin import answering
-from sheaf_engine.plugin.spoken import Penalties, Spoken, check, force
+from sheaf_engine.plugin.spoken import Penalties, Spoken, force
 
 SIZE = 12
 tokens = st.lists(st.integers(0, SIZE - 1), max_size=10)

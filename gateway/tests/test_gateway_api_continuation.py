@@ -348,3 +348,22 @@ async def test_a_sampled_stream_with_a_stop_string_moves_where_the_plug_in_is(ma
     _, _, got = await ask(world, "POST", CHAT, body)
     assert read(got)["finish"] == [("length", None)]
     assert fleet.answers[1][1].json["vllm_xargs"]["sheaf_forced"]
+
+
+async def test_an_engine_that_queues_before_its_first_token_is_not_taken_for_stalled(make_world, ask):  # noqa: F811
+    world = await make_world(times={"stall": "50ms"})
+
+    async def slow(seen, writer):
+        writer.write(STREAM_HEAD)
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        for each in TokenEngine().events(seen.path, seen.json):
+            writer.write(chunk(each))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    for engine in world.engines:
+        engine.script = slow
+    _, _, got = await ask(world, "POST", CHAT, plain())
+    assert read(got) == whole(CHAT, plain())
+    assert sum(len(engine.seen) for engine in world.engines) == 1

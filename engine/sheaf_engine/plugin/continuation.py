@@ -12,8 +12,9 @@ import torch
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor
 
+from sheaf_engine.continued import FORCED, SPOKEN, check
 from sheaf_engine.plugin.answering import tell
-from sheaf_engine.plugin.spoken import FORCED, SPOKEN, Penalties, Spoken, check, force
+from sheaf_engine.plugin.spoken import Penalties, Spoken, force
 
 
 @dataclass(slots=True)

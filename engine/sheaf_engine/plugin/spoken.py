@@ -7,12 +7,8 @@ come out again as they were; `Forced` lets the sampler draw nothing else.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-
-MOST = 65_536
-FORCED, SPOKEN = "sheaf_forced", "sheaf_spoken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +18,6 @@ class Penalties:
     presence: float = 0.0
     frequency: float = 0.0
     repetition: float = 1.0
-
-
-def check(extra: dict[str, Any]) -> None:
-    """Refuse arguments that no gateway sends.
-
-    Raises:
-        ValueError: One is of the wrong type or too large.
-    """
-    forced, spoken = extra.get(FORCED, []), extra.get(SPOKEN, 0)
-    if not isinstance(forced, list) or len(forced) > MOST or not all(_is_count(token) for token in forced):
-        raise ValueError(f"{FORCED} must be a list of at most {MOST} token ids")
-    if not _is_count(spoken):
-        raise ValueError(f"{SPOKEN} must be a number of tokens")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def force(row: torch.Tensor, token: int) -> None:

@@ -163,8 +163,7 @@ class Call:
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
-        timeouts = core.stream_timeouts if asked.continues else core.timeouts
-        self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=timeouts)
+        self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 
     def body(self) -> bytes:
         """The request's body with the tenant's salt."""
@@ -323,6 +322,7 @@ class Call:
         self.responder.start(self._status, self._headers(), length=None)
         if self._asked.continues:
             self.continuing = Continuing(self._core, self, self._asked)
+            self.continuing.watch()
         journal = self.continuing.journal if self.continuing is not None else None
         self.relay = EventRelay(self.responder, journal, masks=not self._asked.ids)
         return self.relay

@@ -75,6 +75,11 @@ class Continuing:
         self.pod = call.pod.name
         core.mending.enter(self)
 
+    def watch(self) -> None:
+        """The engine has begun to say something: from now on silence is a fault sooner than before."""
+        if self._call.exchange is not None:
+            self._call.exchange.timeouts = self._core.stream_timeouts
+
     def take_over(self, reason: str) -> bool:
         """The stream's engine is lost: go on elsewhere. False: the stream cannot be continued."""
         decision = self._decide()
@@ -236,7 +241,7 @@ class Continuing:
             return
         self._joiner = Joiner(self.journal.sent(), wish, rest)
         call.ticket = core.router.sent(asked.ask, call.record.attempts[-1].decision, call.pod, core.now())
-        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.stream_timeouts)
+        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
         if not call.responder.writable:
             call.exchange.pause()
 
@@ -281,6 +286,7 @@ class Continuing:
             return
         core, ticket = self._core, self._call.ticket
         self._started()
+        self.watch()
         core.mending.continued(core.now() - self._lost_at)
         if ticket is not None:
             core.router.answered(ticket, core.now(), streamed=False)
