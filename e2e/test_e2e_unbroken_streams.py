@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 STREAMS, LOSSES = int(os.environ.get("SHEAF_E2E_STREAMS", "150")), int(os.environ.get("SHEAF_E2E_LOSSES", "8"))
 REAL = int(os.environ.get("SHEAF_E2E_VLLM_STREAMS", "0"))
-AT_ONCE, PROMPTS, TOKENS = 60, 24, 80
+AT_ONCE, PROMPTS, TOKENS = 60, 24, 120
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
@@ -109,19 +109,32 @@ def counts(said: Said) -> tuple:
     return said.text, said.finish, said.roles, usage
 
 
-async def lose_pods(fleet: EmulatorFleet, losses: int, over: asyncio.Event) -> int:
-    """Kill one pod after another; every third is told two seconds before."""
-    draw, lost = random.Random(7), 0
-    while lost < losses and not over.is_set():
-        pod = draw.choice(fleet.running())
-        if lost % 3 == 2:
-            fleet.notice(pod, 1.5)
-            await asyncio.sleep(1.5)
-        fleet.lose(pod)
-        lost += 1
-        fleet.write()
-        await asyncio.to_thread(fleet.await_pod, pod)
-    return lost
+class Losing:
+    """Kills pods, two at a time; every third is told a moment before."""
+
+    def __init__(self, fleet: EmulatorFleet, losses: int) -> None:
+        self.fleet = fleet
+        self.left = losses
+        self.lost = 0
+        self.away: set[str] = set()
+        self.draw = random.Random(7)
+
+    async def run(self) -> None:
+        await asyncio.gather(self._lose(), self._lose())
+
+    async def _lose(self) -> None:
+        while self.left:
+            self.left -= 1
+            pod = self.draw.choice([pod for pod in self.fleet.running() if pod.name not in self.away])
+            self.away.add(pod.name)
+            if self.left % 3 == 0:
+                self.fleet.notice(pod, 1.5)
+                await asyncio.sleep(1.5)
+            self.fleet.lose(pod)
+            self.fleet.write()
+            await asyncio.to_thread(self.fleet.await_pod, pod)
+            self.away.discard(pod.name)
+            self.lost += 1
 
 
 def test_streams_over_pods_that_die_say_what_they_would_have_said(tmp_path: Path) -> None:
@@ -129,19 +142,16 @@ def test_streams_over_pods_that_die_say_what_they_would_have_said(tmp_path: Path
 
 
 async def over_emulators(folder: Path) -> None:
-    with emulator_fleet(folder, 4, "--profile", "h100-8b", accessLog=False) as fleet:
+    with emulator_fleet(folder, 5, "--profile", "h100-8b", "--speed", "0.5", accessLog=False) as fleet:
         kinds = [request(number) for number in range(PROMPTS)]
         alone = await many(fleet.url, kinds, 8)
         assert all(said.whole for said in alone), [said.problem for said in alone if said.problem]
-        over, started = asyncio.Event(), time.monotonic()
-        losing = asyncio.create_task(lose_pods(fleet, LOSSES, over))
-        asked, found = 0, []
-        while asked < STREAMS or not losing.done():
-            round_of = [(asked + place) % PROMPTS for place in range(AT_ONCE * 2)]
-            asked += len(round_of)
-            found += list(zip(round_of, await many(fleet.url, [kinds[n] for n in round_of], AT_ONCE), strict=True))
-        over.set()
-        lost = await losing
+        losing, started, found = Losing(fleet, LOSSES), time.monotonic(), []
+        task = asyncio.create_task(losing.run())
+        while len(found) < STREAMS or not task.done():
+            asked = [(len(found) + place) % PROMPTS for place in range(AT_ONCE * 2)]
+            found += list(zip(asked, await many(fleet.url, [kinds[n] for n in asked], AT_ONCE), strict=True))
+        await task
         broken = [said for _, said in found if not said.whole]
         wrong = [
             (n, counts(said), counts(alone[n])) for n, said in found if said.whole and counts(said) != counts(alone[n])
@@ -149,13 +159,13 @@ async def over_emulators(folder: Path) -> None:
         moves = fleet.metric("sheaf_gateway_streams_continued_total")
         refused = fleet.metric("sheaf_gateway_streams_not_continued_total")
         print(
-            f"{len(found)} streams, {lost} pods lost, {moves:.0f} continuations, {refused:.0f} refused, "
+            f"{len(found)} streams, {losing.lost} pods lost, {moves:.0f} continuations, {refused:.0f} refused, "
             f"{len(broken)} broken, {len(wrong)} wrong, {time.monotonic() - started:.0f} s"
         )
         assert broken == [], [said.problem for said in broken][:3]
         assert wrong == [], wrong[:2]
-        assert lost == LOSSES
-        assert moves > lost
+        assert losing.lost == LOSSES
+        assert moves > LOSSES
 
 
 VLLM = [*logits_processor(), "--dtype=float32", "--max-model-len=1024", "--enforce-eager", "--max-num-seqs=128"]
