@@ -6,7 +6,7 @@ import time
 from random import Random
 
 import pytest
-from gateway_fixtures import adapter, ask, chat, make_world  # noqa: F401
+from gateway_fixtures import adapter, ask, chat, make_world, model  # noqa: F401
 from gateway_raw_servers import STREAM_HEAD, chunk, response
 from gateway_token_engine import TokenEngine, event, read
 
@@ -367,3 +367,42 @@ async def test_an_engine_that_queues_before_its_first_token_is_not_taken_for_sta
     _, _, got = await ask(world, "POST", CHAT, plain())
     assert read(got) == whole(CHAT, plain())
     assert sum(len(engine.seen) for engine in world.engines) == 1
+
+
+async def test_a_model_whose_engine_parses_reasoning_is_only_repeated_whole(make_world, ask):  # noqa: F811
+    engine = {"name": "vllm", "args": ["--reasoning-parser=qwen3"]}
+    world = await make_world(models=[model("base", engine=engine)])
+    fleet = Fleet(world, [boundary(CHAT, plain(), 9)])
+    _, _, got = await ask(world, "POST", CHAT, plain())
+    assert read(got) == whole(CHAT, plain())
+    assert fleet.answers[1][1].path == CHAT
+
+
+async def test_a_lost_stream_of_another_dialect_ends_with_its_error(make_world, ask):  # noqa: F811
+    world = await make_world()
+
+    async def die(_seen, writer):
+        writer.write(STREAM_HEAD + chunk(b'event: message_start\ndata: {"type":"message_start"}\n\n'))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+
+    for engine in world.engines:
+        engine.script = die
+    body = {"model": "base", "stream": True, "max_tokens": 9, "messages": chat()["messages"]}
+    _, _, got = await ask(world, "POST", "/v1/messages", body)
+    assert b"event: error" in got
+    assert sum(len(engine.seen) for engine in world.engines) == 1
+
+
+async def test_what_happened_can_be_read(make_world, ask):  # noqa: F811
+    world = await make_world()
+    Fleet(world, [boundary(CHAT, plain(), 9)])
+    await ask(world, "POST", CHAT, plain(), {"x-request-id": "seen"})
+    _, _, told = await ask(world, "GET", "/sheaf/v1/decisions/seen")
+    attempts = json.loads(told)["attempts"]
+    assert [attempt["continues"] is not None for attempt in attempts] == [False, True]
+    _, _, page = await ask(world, "GET", "/metrics")
+    assert b"sheaf_gateway_streams_continued_total 1.0" in page
+    assert b"sheaf_gateway_continuation_gap_seconds_count 1.0" in page
+    assert b"sheaf_gateway_journal_bytes 0.0" in page
