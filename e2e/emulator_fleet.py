@@ -28,6 +28,7 @@ class Pod:
     draining: bool = False
     deadline: float = 0.0
     losses: int = 0
+    ready: bool = True
 
     def entry(self) -> dict[str, object]:
         return {
@@ -35,7 +36,7 @@ class Pod:
             "uid": str(self.losses),
             "model": "base",
             "engineUrl": f"http://127.0.0.1:{self.port}",
-            "ready": True,
+            "ready": self.ready,
             "draining": self.draining,
             "deadline": self.deadline,
         }
@@ -72,13 +73,20 @@ class EmulatorFleet:
         await_health(f"http://127.0.0.1:{pod.port}/health", pod.process, self.folder / f"{pod.name}.log", 60)
 
     def lose(self, pod: Pod) -> None:
-        """Kill it with no notice, and start it again under the same address."""
+        """Kill it with no notice, tell the gateway afterwards, and start it again under the same address."""
         assert pod.process is not None
         pod.process.send_signal(signal.SIGKILL)
         pod.process.wait()
         pod.losses += 1
-        pod.draining, pod.deadline = False, 0.0
+        pod.draining, pod.deadline, pod.ready = False, 0.0, False
+        self.write()
         self.start(pod)
+
+    def welcome(self, pod: Pod) -> None:
+        """Wait until it answers, and tell the gateway."""
+        self.await_pod(pod)
+        pod.ready = True
+        self.write()
 
     def notice(self, pod: Pod, seconds: float) -> None:
         """Say that it goes."""

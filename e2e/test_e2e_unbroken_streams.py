@@ -131,8 +131,7 @@ class Losing:
                 self.fleet.notice(pod, 1.5)
                 await asyncio.sleep(1.5)
             self.fleet.lose(pod)
-            self.fleet.write()
-            await asyncio.to_thread(self.fleet.await_pod, pod)
+            await asyncio.to_thread(self.fleet.welcome, pod)
             self.away.discard(pod.name)
             self.lost += 1
 
