@@ -227,8 +227,6 @@ class Call:
     def on_body(self, data: bytes) -> None:
         """Pass a stream on; hold anything else until it is whole."""
         if self._streaming:
-            if self.relay is None:
-                self._first_byte()
             self.pass_on(data)
         elif self._passing:
             self.responder.write(data)
@@ -269,9 +267,7 @@ class Call:
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""
-        if (relay := self.relay) is None:
-            return
-        self._last_at = self._core.now()
+        relay, self._last_at = self.relay or self._first_byte(), self._core.now()
         if self.continuing is not None and (start := data.find(ERROR)) >= 0:
             relay.feed(data[:start])
             data = data[start:]
