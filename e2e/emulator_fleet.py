@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +52,14 @@ class EmulatorFleet:
     pods: list[Pod] = field(default_factory=list)
     version: int = 0
     url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self) -> None:
         """Tell the gateway."""
+        with self.lock:
+            self._write()
+
+    def _write(self) -> None:
         self.version += 1
         spec = {"source": "hf://org/base", "engine": {"name": "emulator"}}
         model = {"apiVersion": "sheaf.dev/v1alpha1", "kind": "Model", "metadata": {"name": "base"}, "spec": spec}
