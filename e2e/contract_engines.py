@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,7 @@ def running(name: str, log: Path) -> Iterator[ContractEngine]:
     port, events_port, replay_port = free_ports(3)
     environment = {**os.environ, **VLLM_ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", MODULES[name], *arguments(port, events_port, replay_port)]
-    if name == "emulator":
-        command += ["--profile", "instant"]
+    command += ["--profile", "instant"] if name == "emulator" else logits_processor()
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
@@ -111,6 +111,13 @@ def running(name: str, log: Path) -> Iterator[ContractEngine]:
             yield engine
     finally:
         stop(process)
+
+
+def logits_processor() -> list[str]:
+    """The flag for Sheaf's logits processor where the installed distribution does not announce it."""
+    announced = [found.value for found in entry_points(group="vllm.logits_processors")]
+    processor = "sheaf_engine.plugin.continuation:ContinuationProcessor"
+    return [] if processor in announced else ["--logits-processors", processor]
 
 
 def arguments(port: int, events_port: int, replay_port: int) -> list[str]:

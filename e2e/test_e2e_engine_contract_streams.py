@@ -94,3 +94,77 @@ def test_a_client_that_leaves_frees_the_engine(engine):
         next(response.iter_bytes())
     wait_for(lambda: engine.metric("vllm:num_requests_running") == 0)
     assert engine.metric("vllm:num_requests_waiting") == 0
+
+
+GENERATION = {"max_tokens": 24, "ignore_eos": True, "return_token_ids": True}
+
+
+def streamed(chunks):
+    """Text and token ids of a stream's choices; chats and texts alike."""
+    choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    text = "".join(choice["delta"]["content"] if "delta" in choice else choice["text"] for choice in choices)
+    return text, [token for choice in choices for token in choice.get("token_ids") or ()]
+
+
+@pytest.mark.parametrize("kept", [1, 9, 23])
+def test_a_prompt_of_tokens_goes_on_where_a_chat_was_broken_off(engine, kept):
+    first, *deltas = engine.stream_chat(**GENERATION)
+    text, tokens = streamed(deltas)
+    assert len(tokens) == 24
+    prompt = first["prompt_token_ids"] + tokens[:kept]
+    rest = engine.stream_text(**{**GENERATION, "prompt": prompt, "max_tokens": 24 - kept})
+    more, ids = streamed(rest)
+    assert ids == tokens[kept:]
+    assert text.endswith(more)
+    assert rest[0]["choices"][0]["prompt_token_ids"] == prompt
+
+
+def test_every_token_of_a_stream_comes_with_a_chunk_and_text_waits_for_stop_strings(engine):
+    """What lies between what was generated and what was said is known from the longest stop string alone."""
+    plain, _ = streamed(engine.stream_text(**GENERATION))
+    chunks = engine.stream_text(**GENERATION, stop=["~~~~~", "~"])
+    said = 0
+    for count, chunk in enumerate(chunks[:-1], 1):
+        assert chunk["choices"][0]["token_ids"]
+        said += len(chunk["choices"][0]["text"])
+        whole, _ = streamed(engine.stream_text(**{**GENERATION, "max_tokens": count}))
+        assert said == max(0, len(whole) - 4) or not chunk["choices"][0]["text"]
+    assert streamed(chunks)[0] == plain
+
+
+def test_a_token_limit_and_a_least_length_count_from_the_prompt_on(engine):
+    _, tokens = streamed(engine.stream_text(**GENERATION))
+    prompt = engine.stream_text(**GENERATION)[0]["choices"][0]["prompt_token_ids"]
+    *_, last = engine.stream_text(**{**GENERATION, "prompt": prompt + tokens[:20], "max_tokens": 4, "min_tokens": 2})
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert streamed([last])[1] == tokens[-1:]
+
+
+def test_forced_tokens_come_first_whatever_would_be_drawn(engine):
+    assert engine.metric("sheaf:continuation_info") == 1
+    _, tokens = streamed(engine.stream_text(**GENERATION))
+    for sampling in ({}, {"temperature": 1.5, "seed": 7}, {"temperature": 1.5, "presence_penalty": 1.5}):
+        extra = {"sheaf_forced": tokens[:9]}
+        assert streamed(engine.stream_text(**{**GENERATION, **sampling}, vllm_xargs=extra))[1][:9] == tokens[:9]
+
+
+def test_a_seed_goes_on_after_forced_tokens_as_after_drawn_ones(engine):
+    sampling = {"temperature": 1.0, "seed": 11}
+    _, tokens = streamed(engine.stream_text(**{**GENERATION, **sampling}))
+    again = engine.stream_text(**{**GENERATION, **sampling}, vllm_xargs={"sheaf_forced": tokens[:10]})
+    assert streamed(again)[1] == tokens
+
+
+@pytest.mark.parametrize("repetition", [1.0, 1.2])
+def test_tokens_that_were_spoken_before_are_penalised_like_output(engine, repetition):
+    penalties = {"presence_penalty": 0.6, "frequency_penalty": 0.4, "repetition_penalty": repetition}
+    chunks = engine.stream_text(**GENERATION, **penalties)
+    tokens, prompt = streamed(chunks)[1], chunks[0]["choices"][0]["prompt_token_ids"]
+    rest = {**GENERATION, **penalties, "prompt": prompt + tokens[:14], "max_tokens": 10}
+    assert streamed(engine.stream_text(**rest, vllm_xargs={"sheaf_spoken": 14}))[1] == tokens[14:]
+
+
+@pytest.mark.parametrize("wrong", [{"sheaf_forced": "1"}, {"sheaf_spoken": -1}])
+def test_arguments_that_no_gateway_sends_are_refused(engine, wrong):
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 1, "vllm_xargs": wrong}
+    assert engine.post(TEXT, body).status_code == 400

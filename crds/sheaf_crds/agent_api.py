@@ -84,6 +84,9 @@ class AgentState(ApiType):
     )
     engine_version: str = ""
     kernels: str = Field(default="stock", description="LoRA kernels in use: stock or sheaf.")
+    continues: bool = Field(
+        default=False, description="Sheaf's logits processor is in the engine: continued sampling is exact."
+    )
     max_model_len: int = 0
     block_size: int = 0
     vocabulary: str = Field(default="", max_length=64, description="Digest of GET /v1/vocabulary; empty: it has none.")

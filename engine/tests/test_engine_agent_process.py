@@ -178,3 +178,9 @@ def test_every_reason_is_documented() -> None:
 def test_the_kernels_that_run_are_read_and_are_stock_where_the_engine_does_not_say() -> None:
     assert parse_figures('sheaf:kernels_info{kernels="sheaf",reason="CPU"} 1.0').kernels == "sheaf"
     assert parse_figures("").kernels == "stock"
+
+
+def test_an_engine_with_sheafs_logits_processor_says_so() -> None:
+    assert parse_figures("sheaf:continuation_info 1.0").continues
+    assert not parse_figures("sheaf:continuation_info 0.0").continues
+    assert not parse_figures("").continues

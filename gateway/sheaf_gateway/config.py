@@ -44,6 +44,11 @@ class Limits(ApiType):
     max_inflight_per_pod: int = Field(default=256, ge=1, description="Requests at once on a ready pod; more wait.")
     max_held: int = Field(default=256, ge=0, description="Requests held for a Model that has no ready pod.")
     max_decisions: int = Field(default=4_096, ge=1, description="Decision records held.")
+    max_continuations: int = Field(default=8, ge=0, le=100, description="Moves of one stream; 0: none is continued.")
+    max_journal: Size = Field(default=2**20, ge=1024, description="Journal of one stream.")
+    max_journals: Size = Field(default=256 * 2**20, ge=1024, description="Journals of all streams.")
+    max_replay: int = Field(default=1024, ge=0, description="Tokens that a continuation may have to generate again.")
+    starting_per_pod: int = Field(default=16, ge=1, description="Continuations that start at once on a ready pod.")
     max_prefix_blocks: int = Field(default=262_144, ge=1, description="Blocks of 256 bytes in the prefix index.")
 
 
@@ -53,6 +58,8 @@ class Times(ApiType):
     connect: Duration = Field(default=2.0, gt=0, description="An engine to accept a connection.")
     first_byte: Duration = Field(default=600.0, gt=0, description="An engine to begin its answer.")
     idle: Duration = Field(default=120.0, gt=0, description="An engine between two bytes of an answer.")
+    stall: Duration = Field(default=30.0, gt=0, description="An engine between two bytes of a stream that can move.")
+    continuation: Duration = Field(default=30.0, gt=0, description="A stream that lost its engine to wait for another.")
     adapter_load: Duration = Field(default=120.0, gt=0, description="A pod to load an adapter.")
     keep_alive: Duration = Field(default=75.0, gt=0, description="A client between two requests.")
     hold: Duration = Field(default=120.0, ge=0, description="A request to be held for a Model without a ready pod.")

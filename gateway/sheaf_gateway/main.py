@@ -14,6 +14,7 @@ from sheaf_gateway.api.inference import Inference, InferenceRules
 from sheaf_gateway.api.keys import MAX_BYTES as MAX_KEYS_BYTES
 from sheaf_gateway.api.keys import KeyRing, read_keys
 from sheaf_gateway.api.management import management
+from sheaf_gateway.api.mending import MendingRules
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
 from sheaf_gateway.api.shared import SharedLimits
@@ -219,7 +220,21 @@ def _rules(config: GatewayConfig) -> InferenceRules:
         access_log=config.access_log,
         max_held=config.limits.max_held,
         hold_s=config.times.hold,
+        stall_s=config.times.stall,
+        mending=_mending(config),
         salt_secret=_secret("saltSecretFile", config.salt_secret_file).encode() if config.salt_secret_file else b"",
+    )
+
+
+def _mending(config: GatewayConfig) -> MendingRules:
+    limits = config.limits
+    return MendingRules(
+        max_continuations=limits.max_continuations,
+        max_wait_s=config.times.continuation,
+        max_journal=limits.max_journal,
+        max_journals=limits.max_journals,
+        max_replay=limits.max_replay,
+        starting_per_pod=limits.starting_per_pod,
     )
 
 

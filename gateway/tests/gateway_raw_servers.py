@@ -222,6 +222,8 @@ class Agent(RawServer):
         self.epoch = 1
         self.load = {"running": 0, "waiting": 0, "kvUsage": 0.0}
         self.draining = False
+        self.deadline = 0.0
+        self.continues = False
         self.engine_phase = "Ready"
         self.refusal: tuple[int, dict] | None = None
         self.load_time = 0.0
@@ -237,7 +239,7 @@ class Agent(RawServer):
         known = sorted(self.engine.loaded - self.silent)
         adapters = [{"name": name, "state": "Resident", "digest": f"sha256:{DIGEST}"} for name in known]
         return {"version": self.version, "model": self.engine.model, "engine": self.engine_phase, "engineEpoch": self.epoch,
-                "maxModelLen": 2048, "draining": self.draining, "load": self.load, "adapters": adapters}  # fmt: skip
+                "maxModelLen": 2048, "draining": self.draining, "drainDeadline": self.deadline, "continues": self.continues, "load": self.load, "adapters": adapters}  # fmt: skip
 
     async def answer(self, seen: Seen, writer: asyncio.StreamWriter) -> None:
         if seen.headers.get("authorization") != f"Bearer {TOKEN}":

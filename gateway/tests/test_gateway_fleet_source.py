@@ -118,6 +118,24 @@ def test_draining_is_what_either_side_says():
     assert made.fleet.pods_of("base")[0].draining
 
 
+@pytest.mark.parametrize(
+    ("declared", "reported", "draining", "deadline"),
+    [
+        (0.0, 0.0, True, 0.0),
+        (50.0, 0.0, True, 50.0),
+        (50.0, 40.0, True, 40.0),
+        (0.0, 40.0, True, 40.0),
+        (0.0, 40.0, False, 0.0),
+    ],
+)
+def test_a_pod_goes_at_the_earliest_deadline_that_is_known(declared, reported, draining, deadline):
+    found = PodSnapshot.model_validate({**POD, "deadline": declared})
+    said = state(draining=draining, drainDeadline=reported, continues=True)
+    assert pod_view(found, said, 0).deadline == deadline
+    assert pod_view(found, said, 0).continues
+    assert pod_view(found, None, 0).deadline == declared
+
+
 def test_only_requests_of_others_count_as_foreign_load():
     declared = PodSnapshot.model_validate(POD)
     busy = state(load={"running": 5, "waiting": 3, "kvUsage": 0.5})

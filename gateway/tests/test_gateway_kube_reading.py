@@ -44,6 +44,8 @@ def test_a_pod_that_goes_says_so_and_may_still_be_used_as_a_last_resort():
     raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     found = read("pods", raw)
     assert (found.ready, found.draining, found.phase) == (True, True, "Terminating")
+    assert found.deadline == 1767225600.0
+    assert read("pods", pod("p", "base")).deadline == 0.0
 
 
 @pytest.mark.parametrize(

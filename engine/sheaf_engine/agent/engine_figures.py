@@ -16,6 +16,7 @@ _WANTED = (
     "vllm:lora_requests_info",
     "process_start_time_seconds",
     "sheaf:kernels_info",
+    "sheaf:continuation_info",
 )
 _MOST_DIGITS = 12
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
@@ -32,6 +33,7 @@ class Figures:
         kv_tokens: tokens that its KV cache holds, of all its replicas the least; 0 where it does not say.
         active: names of adapters with requests running or waiting.
         kernels: LoRA kernels in use; stock where it does not say.
+        continues: whether Sheaf's logits processor is in the engine.
     """
 
     load: EngineLoad = field(default_factory=EngineLoad)
@@ -40,6 +42,7 @@ class Figures:
     kv_tokens: int = 0
     active: frozenset[str] = frozenset()
     kernels: str = "stock"
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def parse_figures(text: str) -> Figures:
         min((size for labels in caches if (size := _kv_tokens(labels))), default=0),
         _active(samples),
         next((s.labels.get("kernels", "stock") for s in samples if s.name == "sheaf:kernels_info"), "stock"),
+        any(s.value >= 1 for s in samples if s.name == "sheaf:continuation_info"),
     )
 
 

@@ -29,6 +29,7 @@ class Engine:
     block_size: int = 0
     kv_tokens: int = 0
     kernels: str = "stock"
+    continues: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
 
 
@@ -109,6 +110,7 @@ def describe(memory: Memory) -> AgentState:
         engine_epoch=engine.epoch,
         engine_version=engine.version,
         kernels=engine.kernels,
+        continues=engine.continues,
         max_model_len=engine.max_model_len,
         block_size=engine.block_size,
         kv_tokens=engine.kv_tokens,

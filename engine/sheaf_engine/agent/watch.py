@@ -83,6 +83,7 @@ class Watch:
         engine.started = figures.started
         engine.block_size, engine.max_model_len = figures.block_size, listing.max_model_len
         engine.kernels, engine.kv_tokens = figures.kernels, figures.kv_tokens
+        engine.continues = figures.continues
         engine.phase = "Ready"
         if new:
             engine.version = await self._client.version()

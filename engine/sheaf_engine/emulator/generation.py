@@ -62,6 +62,7 @@ class Prompt:
         adapter: the adapter behind the speaker, None for the base model.
         salt: cache salt.
         seed: changes the answer.
+        forced: tokens that come first whatever the speaker would say.
     """
 
     tokens: Sequence[int]
@@ -69,6 +70,7 @@ class Prompt:
     adapter: Adapter | None = None
     salt: str | None = None
     seed: int = 0
+    forced: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -106,15 +108,20 @@ class Generation:
 
     def emit(self) -> None:
         """Generate one token."""
-        if self._speech is None:
-            self._speech = Speech(self.prompt.speaker, self.prompt.tokens, self.prompt.seed)
-        may_stop = self.generated >= self.ending.min_tokens
-        token = self._speech.next(may_end=may_stop and not self.ending.ignore_eos)
+        forced = self.prompt.forced
+        token = forced[self.generated] if self.generated < len(forced) else self._say()
         self.hashes.append(token)
         self._unread.append(token)
         self.generated += 1
         self._stop_at(token)
         self.wake()
+
+    def _say(self) -> int:
+        if self._speech is None:
+            spoken = [*self.prompt.tokens, *self.prompt.forced]
+            self._speech = Speech(self.prompt.speaker, spoken, self.prompt.seed)
+        may_stop = self.generated >= self.ending.min_tokens
+        return self._speech.next(may_end=may_stop and not self.ending.ignore_eos)
 
     def finish(self, reason: str, cause: str | int | None = None) -> None:
         """End; what the tokenizer holds back comes out."""

@@ -86,6 +86,8 @@ class Metrics:
         self._describe_cache(profile)
         started = Gauge("process_start_time_seconds", "Start of the engine, Unix seconds.", registry=self.registry)
         started.set_to_current_time()
+        text = "Whether continued streams go on as if they had not been interrupted."
+        Gauge("sheaf:continuation_info", text, registry=self.registry).set(1)
 
     def admitted(self, queried: int, cached: int) -> None:
         """A request's prompt was looked up in the prefix cache: its tokens, and those found."""

@@ -5,11 +5,13 @@ Checks are in vLLM's order: the shape of the body, then the model's name, then t
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from sheaf_engine.continued import FORCED
+from sheaf_engine.continued import check as check_continued
 from sheaf_engine.emulator.errors import ApiError, bad_parameter
 
 _INT64 = 2**63 - 1
@@ -52,6 +54,7 @@ class Sampling(Body):
     return_token_ids: bool | None = None
     cache_salt: str | None = None
     request_id: str | None = None
+    vllm_xargs: dict[str, str | int | float | list[str | int | float]] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -105,8 +108,17 @@ class Sampling(Body):
         if limit is not None and self.min_tokens > limit:
             raise ApiError(400, f"min_tokens must be less than or equal to max_tokens={limit}, got {self.min_tokens}.")
 
+    @property
+    def forced(self) -> list[int]:
+        """The tokens that must come first, as Sheaf's plug-in for vLLM understands them."""
+        return cast("list[int]", (self.vllm_xargs or {}).get(FORCED) or [])
+
     def _check_sampling(self) -> None:
         self._check_choices()
+        try:
+            check_continued(self.vllm_xargs or {})
+        except ValueError as error:
+            raise ApiError(400, str(error)) from error
         if self.temperature is not None and self.temperature < 0:
             message = f"temperature must be non-negative, got {self.temperature}."
             raise bad_parameter("temperature", message, self.temperature)

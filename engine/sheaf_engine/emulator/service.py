@@ -191,6 +191,7 @@ class Service:
             limit = self.check_prompt(tokens, body.output_limit)
             for choice in range(choices):
                 prompt = self._prompt(tokens, adapter, body.cache_salt, _seed(body, choice))
+                prompt.forced = body.forced
                 generation = self._generation(answer, prompt, _ending(body, limit))
                 generation.text = decode(self.tokenizer, tokens) if body.echoes else ""
                 answer.generations.append(generation)

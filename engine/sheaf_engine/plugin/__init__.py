@@ -8,11 +8,13 @@ starting: whatever goes wrong here leaves stock kernels in place.
 
 import logging
 import os
+from contextlib import suppress
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
 from sheaf_engine.kernels.triton import tiles
+from sheaf_engine.plugin import answering
 from sheaf_engine.plugin.decision import Decision, Facts, decide
 from sheaf_engine.plugin.info import publish
 
@@ -28,6 +30,8 @@ def register() -> None:
             _select(decision.wrapper)
     except Exception as error:  # noqa: BLE001 - an engine with stock kernels is better than none
         decision = Decision("stock", None, f"the plug-in failed: {error!r}")
+    with suppress(OSError, ValueError):
+        answering.publish()
     if decision not in _said:
         _said.append(decision)
         publish(decision)

@@ -27,7 +27,8 @@ _MAX_NAME_SHOWN = 64
 
 class Asked(msgspec.Struct, frozen=True):
     """What is known of a request before anything is decided. `sent_id` is how the engine sees it, `salt` what its
-    tenant's caches are kept apart by (empty: not at all)."""
+    tenant's caches are kept apart by (empty: not at all); `continues` says that its stream may be continued, `ids` that
+    the caller speaks of token ids itself."""
 
     request: Request
     route: Route
@@ -38,6 +39,8 @@ class Asked(msgspec.Struct, frozen=True):
     sent_id: str
     headers: list[Header]
     salt: str = ""
+    continues: bool = False
+    ids: bool = False
 
 
 def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:

@@ -29,7 +29,7 @@ _TOKEN_FIELDS_MAX = 2**31 - 1
 class Parsed(msgspec.Struct, frozen=True):
     """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given; `flex`
     says that the caller asked for `service_tier: flex`, which may wait for others; `exact` that `prompt` is what the
-    engine will compute, to the byte."""
+    engine will compute, to the byte; `streams` that one choice is to be streamed."""
 
     model: str
     prompt: bytes
@@ -37,6 +37,7 @@ class Parsed(msgspec.Struct, frozen=True):
     size: int
     flex: bool = False
     exact: bool = False
+    streams: bool = False
 
     def prompt_tokens(self) -> float:
         """Tokens of the prompt, by its size."""
@@ -198,7 +199,8 @@ def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], F
     form = form_of(found.model)
     exact = None if form is None else found.rendered(form)
     prompt, flex = _rendered(found) if exact is None else exact, found.service_tier == "flex"
-    return Parsed(found.model, prompt, _max_tokens(found), len(raw), flex, exact is not None)
+    streams = bool(found.stream) and (found.n or 1) == 1
+    return Parsed(found.model, prompt, _max_tokens(found), len(raw), flex, exact is not None, streams)
 
 
 def _rendered(found: _Base) -> bytes:

@@ -3,26 +3,28 @@ own attempts.
 
 Before the first byte has gone to the client, a failed attempt is made again on another pod, within the retry
 budget and `max_attempts`. Answers that are not streams are held until they are whole (up to `MAX_HELD`
-bytes), so that they can be retried until then and never arrive cut short. After the first byte of a stream a
-failure ends it with an error event and a broken connection; `_broken_off` is the one place where a stream
-could be continued on another pod instead.
+bytes), so that they can be retried until then and never arrive cut short. After the first byte of a stream
+`Continuing` goes on elsewhere where it can; where not, an error event and a broken connection end it.
 """
 
 import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
 from sheaf_gateway.api import errors, failures
+from sheaf_gateway.api.answers import answer_headers, ends_well, is_stream
 from sheaf_gateway.api.asking import Asked
-from sheaf_gateway.api.entry import Entry, Given
+from sheaf_gateway.api.continuing import Continuing
+from sheaf_gateway.api.ending import Ending, given
+from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Attempt, Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
+from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
 from sheaf_gateway.fleet.agents import AgentError
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
@@ -30,7 +32,7 @@ from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import request_head
 from sheaf_gateway.proxy.types import Header, Responder
-from sheaf_gateway.routing.choose import Decision, explain
+from sheaf_gateway.routing.choose import Decision
 from sheaf_gateway.routing.router import Ticket
 
 if TYPE_CHECKING:
@@ -41,16 +43,6 @@ log = structlog.get_logger(__name__)
 MAX_HELD = 4 * 2**20
 _USAGE_TAIL = 8192
 _BILL_EVERY = 8
-_NOT_PASSED = frozenset({b"server", b"date", b"x-request-id", b"x-sheaf-pod", b"x-sheaf-decision"})
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """How a call went, for the accounts. Times are loop seconds; `events` counts those of a stream."""
-
-    usage: Usage
-    events: int
-    opened_at: float
-    last_at: float
 
 
 class Call:
@@ -62,31 +54,33 @@ class Call:
         "_core",
         "_decision",
         "_entry",
-        "_exchange",
         "_held",
         "_held_size",
         "_last_at",
         "_last_error",
-        "_loading",
         "_opened_at",
         "_passing",
-        "_pod",
-        "_relay",
-        "_responder",
         "_response_headers",
         "_status",
         "_streaming",
-        "_ticket",
-        "_tried",
+        "continuing",
+        "exchange",
         "finished",
+        "loading",
+        "pod",
         "record",
+        "relay",
+        "responder",
+        "ticket",
+        "tried",
     )
 
     _decision: Decision
-    _pod: Pod
-    _ticket: Ticket | None
-    _exchange: Exchange | None
-    _relay: EventRelay | None
+    pod: Pod
+    ticket: Ticket | None
+    exchange: Exchange | None
+    relay: EventRelay | None
+    continuing: Continuing | None
     _status: int
     _response_headers: list[Header]
     _streaming: bool
@@ -97,23 +91,22 @@ class Call:
     def __init__(self, core: "Inference", asked: Asked, responder: Responder, record: Record) -> None:
         self._core = core
         self._asked = asked
-        self._responder = responder
+        self.responder = responder
         self.record = record
         self._opened_at = core.now()
         self._last_at = self._opened_at
         self._entry = Entry(core, self, asked)
         self._bill_at = _BILL_EVERY
         self.finished = False
-        self._tried: frozenset[str] = frozenset()
+        self.tried: frozenset[str] = frozenset()
         self._last_error: ApiError | None = None
-        self._loading: asyncio.Future[None] | None = None
+        self.loading: asyncio.Future[None] | None = None
+        self.continuing = None
         self._clear()
-
-    # The door.
 
     def begin(self) -> None:
         """Ask admission, then go on, wait or answer."""
-        responder = self._responder
+        responder = self.responder
         responder.disconnected.on_disconnect(self._client_gone)
         responder.on_pressure(self._press)
         self._entry.begin()
@@ -124,18 +117,16 @@ class Call:
         self._core.router.budget.requested()
         self._attempt()
 
-    # Attempts.
-
     def _attempt(self) -> None:
         core, ask = self._core, self._asked.ask
         pods = core.store.fleet.pods_of(ask.model)
         now = core.now()
-        self._decision = decision = core.router.decide(ask, pods, now, self._tried)
+        self._decision = decision = core.router.decide(ask, pods, now, self.tried)
         if decision.pod is None:
             self.fail(self._last_error or failures.no_pod(ask.model))
             return
         self.record.attempts.append(Attempt(decision, now))
-        self._pod = pod = next(pod for pod in pods if pod.name == decision.pod)
+        self.pod = pod = next(pod for pod in pods if pod.name == decision.pod)
         if pod.holds(ask.adapter, ask.digest):
             self._send()
         else:
@@ -144,11 +135,11 @@ class Call:
     def _load(self) -> None:
         self.record.attempts[-1].loaded_adapter = True
         started = self._core.now()
-        self._loading = asyncio.ensure_future(self._core.loader.load(self._pod, self._asked.served.name))
-        self._loading.add_done_callback(lambda task: self._loaded(task, started))
+        self.loading = asyncio.ensure_future(self._core.loader.load(self.pod, self._asked.served.name))
+        self.loading.add_done_callback(lambda task: self._loaded(task, started))
 
     def _loaded(self, task: asyncio.Future[None], started: float) -> None:
-        self._loading = None
+        self.loading = None
         error = None if task.cancelled() else task.exception()
         if self.finished:
             return
@@ -164,20 +155,27 @@ class Call:
     def _send(self) -> None:
         core, asked = self._core, self._asked
         self._clear()
-        endpoint = core.endpoint(self._pod.engine_url)
-        body = salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
+        endpoint = core.endpoint(self.pod.engine_url)
+        body = self.body()
+        if asked.continues and not asked.ids:
+            body = asking_for_ids(body)
         head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
-        self._ticket = core.router.sent(asked.ask, self._decision, self._pod, core.now())
-        self.record.attempts[-1].expected_cached = self._ticket.cached
-        core.admission.routed(self._entry.door, self._ticket.tokens)
-        self._exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
+        self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
+        self.record.attempts[-1].expected_cached = self.ticket.cached
+        core.admission.routed(self._entry.door, self.ticket.tokens)
+        self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
+
+    def body(self) -> bytes:
+        """The request's body with the tenant's salt."""
+        asked = self._asked
+        return salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
 
     def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
         """Try once more where that is allowed and there is another pod, else answer with the error."""
-        self._settle(reason)
+        self.settle(reason)
         self._last_error = error
         if elsewhere:
-            self._tried |= {self._pod.name}
+            self.tried |= {self.pod.name}
         refused = self._refusal_to_retry()
         if refused is not None:
             self.fail(error)
@@ -190,32 +188,30 @@ class Call:
         if self.finished or len(self.record.attempts) >= core.max_attempts:
             return "attempts"
         pods = core.store.fleet.pods_of(self._asked.ask.model)
-        if not any(pod.ready and pod.name not in self._tried for pod in pods):
+        if not any(pod.ready and pod.name not in self.tried for pod in pods):
             return "pods"
         if not core.router.budget.take(core.now()):
             core.metrics.retries_denied.inc()
             return "budget"
         return None
 
-    def _settle(self, outcome: str) -> None:
+    def settle(self, outcome: str) -> None:
         """Close the books of an attempt that is over."""
         self.record.attempts[-1].outcome = outcome
-        ticket, self._ticket = self._ticket, None
+        ticket, self.ticket = self.ticket, None
         if ticket is not None:
             self._core.router.finished(ticket)
 
     def _clear(self) -> None:
-        self._ticket = None
-        self._exchange = None
-        self._relay = None
+        self.ticket = None
+        self.exchange = None
+        self.relay = None
         self._status = 0
         self._response_headers = []
         self._streaming = False
         self._passing = False
         self._held = []
         self._held_size = 0
-
-    # What the engine answers (`proxy.exchange.Sink`).
 
     def on_head(self, status: int, headers: list[Header]) -> None:
         """Take the status; a failure of the engine is retried elsewhere, all else is passed on."""
@@ -224,33 +220,28 @@ class Call:
             return
         self._status = status
         self._response_headers = headers
-        self._streaming = status < 300 and _is_stream(headers)
-        if not self._streaming and self._ticket is not None:
-            self._core.router.answered(self._ticket, self._core.now(), streamed=False)
+        self._streaming = status < 300 and is_stream(headers)
+        if not self._streaming and self.ticket is not None:
+            self._core.router.answered(self.ticket, self._core.now(), streamed=False)
 
     def on_body(self, data: bytes) -> None:
         """Pass a stream on; hold anything else until it is whole."""
-        if self._relay is not None:
-            self._last_at = self._core.now()
-            self._relay.feed(data)
-            if self._relay.events >= self._bill_at:
-                self._bill(self._relay.events)
-        elif self._streaming:
-            self._first_byte().feed(data)
+        if self._streaming:
+            self.pass_on(data)
         elif self._passing:
-            self._responder.write(data)
+            self.responder.write(data)
         else:
             self._hold(data)
 
     def on_end(self) -> None:
         """The answer is whole."""
         if self._streaming:
-            relay = self._relay or self._first_byte()
-            relay.finish()
-            self._responder.end()
-            self._finish(self._status, find_usage(relay.tail()[-_USAGE_TAIL:]), "ok")
+            relay = self.relay or self._first_byte()
+            if self.continuing is None or ends_well(relay.tail()) or not self.continuing.take_over("ended_early"):
+                relay.finish()
+                self.complete()
         elif self._passing:
-            self._responder.end()
+            self.responder.end()
             self._finish(self._status, NOTHING, "ok")
         else:
             self._reply(b"".join(self._held))
@@ -266,26 +257,53 @@ class Call:
 
     def on_error(self, error: UpstreamError) -> None:
         """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""
-        self._blame(pod=not isinstance(error, Saturated))
-        if self._responder.started:
-            self._broken_off(error)
+        self.blame(pod=not isinstance(error, Saturated))
+        if self.continuing is not None and self.continuing.take_over(error.kind):
+            return
+        if self.responder.started:
+            self.break_off(error.kind)
         else:
             self._again(error.kind, failures.upstream(error))
 
+    def pass_on(self, data: bytes) -> None:
+        """Take the stream's next bytes."""
+        relay, self._last_at = self.relay or self._first_byte(), self._core.now()
+        if self.continuing is not None and (start := data.find(ERROR)) >= 0:
+            relay.feed(data[:start])
+            data = data[start:]
+            if self.continuing.take_over("engine_error"):
+                return
+        relay.feed(data)
+        if relay.events >= self._bill_at:
+            self._bill(relay.events)
+
+    def streamed_s(self) -> float:
+        """Seconds from the first byte of the stream to its last one so far."""
+        return self._last_at - self._opened_at - (self.record.ttft_ms or 0.0) / 1000.0
+
+    def complete(self) -> None:
+        """The stream is whole, as the client got it."""
+        usage = NOTHING if self.relay is None else find_usage(self.relay.tail()[-_USAGE_TAIL:])
+        if usage is NOTHING and self.continuing is not None:
+            usage = self.continuing.usage()
+        self.responder.end()
+        self._finish(self._status, usage, "ok")
+
     def _engine_failed(self, status: int) -> None:
-        if self._exchange is not None:
-            self._exchange.cancel()
-        self._blame(pod=True)
+        if self.exchange is not None:
+            self.exchange.cancel()
+        self.blame(pod=True)
         self._again(f"status_{status}", failures.engine_status(status))
 
-    def _blame(self, *, pod: bool) -> None:
+    def blame(self, *, pod: bool) -> None:
+        """Tell the router that the attempt failed by its pod, or was given up."""
         router, now = self._core.router, self._core.now()
-        if self._ticket is None:
+        if self.ticket is None:
             return
         if pod:
-            router.failed(self._ticket, now)
+            router.failed(self.ticket, now)
         else:
-            router.abandoned(self._ticket, now)
+            router.abandoned(self.ticket, now)
 
     def _bill(self, events: int) -> None:
         """Charge the tenant for what was streamed so far; an event of a stream is about a token."""
@@ -295,49 +313,48 @@ class Call:
     def _first_byte(self) -> EventRelay:
         now = self._last_at = self._core.now()
         self.record.ttft_ms = (now - self._opened_at) * 1000.0
-        if self._ticket is not None:
-            self._core.router.answered(self._ticket, now, streamed=True)
-        self._responder.start(self._status, self._answer_headers(), length=None)
-        self._relay = EventRelay(self._responder)
-        return self._relay
+        if self.ticket is not None:
+            self._core.router.answered(self.ticket, now, streamed=True)
+        self.responder.start(self._status, self._headers(), length=None)
+        if self._asked.continues:
+            self.continuing = Continuing(self._core, self, self._asked)
+            self.continuing.watch()
+        journal = self.continuing.journal if self.continuing is not None else None
+        self.relay = EventRelay(self.responder, journal, masks=not self._asked.ids)
+        return self.relay
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_size += len(data)
         if self._held_size > MAX_HELD:
             length = content_length(self._response_headers)
-            self._responder.start(self._status, self._answer_headers(), length=length)
+            self.responder.start(self._status, self._headers(), length=length)
             self._passing = True
             for piece in self._held:
-                self._responder.write(piece)
+                self.responder.write(piece)
             self._held.clear()
 
     def _reply(self, body: bytes) -> None:
         adapter = self._asked.ask.adapter
         if self._status == 404 and adapter is not None and adapter.encode() in body:
-            self._core.store.note_absent(self._pod.name, adapter)
-            self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=not self._pod.agent_url)
+            self._core.store.note_absent(self.pod.name, adapter)
+            self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=not self.pod.agent_url)
             return
-        self._responder.reply(self._status, self._answer_headers(), body)
+        self.responder.reply(self._status, self._headers(), body)
         self._finish(self._status, find_usage(body) if self._status < 300 else NOTHING, "ok")
 
-    def _broken_off(self, error: UpstreamError) -> None:
+    def break_off(self, kind: str) -> None:
+        """End a stream that has begun so that the client knows that it is not whole."""
         self._core.metrics.broken_streams.inc()
-        if self._relay is not None:
+        if self.relay is not None:
             told = failures.broken_stream()
-            self._responder.write(errors.sse_event(told, self._asked.route.dialect, self.record.request_id))
+            self.responder.write(errors.sse_event(told, self._asked.route.dialect, self.record.request_id))
         self.record.error = "stream_interrupted"
-        self._finish(self._status, NOTHING, error.kind)
-        self._responder.abort()
+        self._finish(self._status, NOTHING, kind)
+        self.responder.abort()
 
-    def _answer_headers(self) -> list[Header]:
-        passed = [header for header in self._response_headers if header[0] not in _NOT_PASSED]
-        passed.append((b"x-request-id", self.record.request_id.encode("ascii")))
-        passed.append((b"x-sheaf-pod", self._pod.name.encode("ascii")))
-        passed.append((b"x-sheaf-decision", explain(self._decision).encode("ascii")))
-        return passed
-
-    # Endings.
+    def _headers(self) -> list[Header]:
+        return answer_headers(self._response_headers, self.record.request_id, self.pod.name, self._decision)
 
     def fail(self, error: ApiError) -> None:
         """Answer with an error and be done."""
@@ -346,50 +363,34 @@ class Call:
         self._core.metrics.errors.labels(error.code).inc()
         request_id = self.record.request_id
         body = errors.body(error, self._asked.route.dialect, request_id)
-        self._responder.reply(error.status, errors.headers(error, request_id), body)
+        self.responder.reply(error.status, errors.headers(error, request_id), body)
         self.record.error = error.code
         self._finish(error.status, NOTHING, None)
 
     def _client_gone(self) -> None:
         if self.finished:
             return
-        if self._exchange is not None:
-            self._exchange.cancel()
-        if self._loading is not None:
-            self._loading.cancel()
-        self._blame(pod=False)
+        if self.exchange is not None:
+            self.exchange.cancel()
+        if self.loading is not None:
+            self.loading.cancel()
+        self.blame(pod=False)
         self._entry.withdraw()
         self.record.error = "client_gone"
         self._finish(GONE, NOTHING, "client_gone")
 
     def _press(self, pressed: bool) -> None:  # noqa: FBT001
-        if self._exchange is None:
-            return
-        if pressed:
-            self._exchange.pause()
-        else:
-            self._exchange.resume()
+        if self.exchange is not None:
+            (self.exchange.pause if pressed else self.exchange.resume)()
 
     def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
         self.finished = True
+        if self.continuing is not None:
+            self.continuing.close()
         if outcome is not None and self.record.attempts:
-            self._settle(outcome)
+            self.settle(outcome)
         self.record.status = status
-        events = self._relay.events if self._relay is not None else 0
-        self._entry.close(self._given(usage, events))
-        self._core.finished(self._asked, self.record, Ending(usage, events, self._opened_at, self._last_at))
-
-    def _given(self, usage: Usage, events: int) -> Given:
-        queued, first = self.record.queued_ms / 1000.0, self.record.ttft_ms
-        service_s = self._core.now() - self._opened_at - queued
-        first_s = None if first is None else first / 1000.0 - queued
-        billed = self.record.error == "client_gone" or (self.record.status < 400 and self.record.error is None)
-        well = billed and self.record.error is None and self._asked.route.computes
-        return Given(billed, well, usage, events, service_s, first_s)
-
-
-def _is_stream(headers: list[Header]) -> bool:
-    for name, value in headers:
-        if name == b"content-type":
-            return value.startswith(b"text/event-stream")
-    return False
+        events = self.relay.events if self.relay is not None else 0
+        ending = Ending(usage, events, self._opened_at, self._last_at)
+        self._entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
+        self._core.finished(self._asked, self.record, ending)

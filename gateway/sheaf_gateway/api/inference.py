@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -19,11 +20,13 @@ from sheaf_gateway.admission.attainment import Outcome
 from sheaf_gateway.api import asking, body, errors
 from sheaf_gateway.api.access import AccessLog, Line
 from sheaf_gateway.api.asking import Asked
-from sheaf_gateway.api.call import Call, Ending
+from sheaf_gateway.api.call import Call
 from sheaf_gateway.api.capacity import Capacity
+from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.ids import RequestIds
 from sheaf_gateway.api.keys import KeyRing
+from sheaf_gateway.api.mending import Mending, MendingRules
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.promises import AttainmentBook, TermsBook
 from sheaf_gateway.api.records import Record, Records
@@ -47,7 +50,7 @@ _FAILED = frozenset({"slo_unattainable", "stream_interrupted"})
 class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the inference path: attempts of a request, requests at once on a pod, levels of JSON, requests held
     for a Model without a ready pod and for how many seconds. `salt_secret` keeps tenants' caches apart (empty: one is
-    made up)."""
+    made up). `stall_s` are the seconds without a byte after which a stream that can be continued is."""
 
     max_attempts: int = 3
     max_inflight_per_pod: int = 256
@@ -56,6 +59,8 @@ class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
     max_held: int = 256
     hold_s: float = 120.0
     salt_secret: bytes = b""
+    stall_s: float = 30.0
+    mending: MendingRules = MendingRules()
 
 
 class Inference:
@@ -84,6 +89,8 @@ class Inference:
         self.metrics = metrics
         self.records = records
         self.timeouts = timeouts
+        self.stream_timeouts = replace(timeouts, idle_s=min(timeouts.idle_s, rules.stall_s))
+        self.mending = Mending(rules.mending, store, metrics, self.loop)
         self.rules = rules
         self.max_attempts = rules.max_attempts
         self.admission = Admission(DoorRules(max_held=rules.max_held, hold_s=rules.hold_s))
@@ -177,6 +184,8 @@ class Inference:
             sent_id,
             asking.forwarded(request, sent_id),
             salt,
+            self.mending.enabled and route.continues and parsed.streams,
+            b'"return_token_ids"' in request.body,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:

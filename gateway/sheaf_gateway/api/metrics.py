@@ -79,6 +79,9 @@ class Metrics(Collector):
         self.retries = self._counter("retries", "Attempts after the first", "reason")
         self.retries_denied = self._counter("retries_denied", "Retries that the budget did not allow")
         self.broken_streams = self._counter("broken_streams", "Streams that ended with an error after the first byte")
+        self.continued = self._counter("streams_continued", "Times that a stream went on from another engine")
+        self.not_continued = self._counter("streams_not_continued", "Streams that could not be continued", "reason")
+        self.continuation_gap = Tally(_LATENCY)
         self._meters: dict[str, Meters] = {}
         self.registry.register(self)
 
@@ -107,6 +110,10 @@ class Metrics(Collector):
                 tokens.add_metric((name, kind), count)
         yield from (requests, tokens)
         yield from (self._histogram(key) for key in _HISTOGRAMS)
+        text = "Time from the loss of a stream's engine to the next byte from another"
+        gaps = HistogramMetricFamily("sheaf_gateway_continuation_gap_seconds", text)
+        gaps.add_metric((), self.continuation_gap.buckets(), self.continuation_gap.total)
+        yield gaps
 
     def _histogram(self, key: str) -> HistogramMetricFamily:
         name, text, _ = _HISTOGRAMS[key]

@@ -7,13 +7,15 @@ from sheaf_gateway.routing.choose import Decision
 
 class Attempt(msgspec.Struct, gc=False):
     """One attempt: the decision and what became of it (`outcome` is a word for programs). `expected_cached` are the
-    prompt's tokens that the pod should have had in its cache."""
+    prompt's tokens that the pod should have had in its cache; `continues` the characters that the client had when a
+    stream was continued there, None where it was not."""
 
     decision: Decision
     started_at: float
     outcome: str = "pending"
     loaded_adapter: bool = False
     expected_cached: int = 0
+    continues: int | None = None
 
 
 class Record(msgspec.Struct, gc=False):

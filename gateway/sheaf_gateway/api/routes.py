@@ -9,7 +9,7 @@ from sheaf_gateway.api.errors import Dialect
 
 class Route(msgspec.Struct, frozen=True):
     """One inference endpoint. `task` is what the Model must do for it, None for any; `computes` says that
-    the engine runs the model for it, and knows `cache_salt`."""
+    the engine runs the model for it, and knows `cache_salt`; `continues` that its streams can be continued."""
 
     path: str
     target: str
@@ -17,11 +17,12 @@ class Route(msgspec.Struct, frozen=True):
     task: str | None = "Generate"
     dialect: Dialect = "openai"
     computes: bool = True
+    continues: bool = False
 
 
 _ROUTES = (
-    Route("/v1/chat/completions", "/v1/chat/completions", body.CHAT),
-    Route("/v1/completions", "/v1/completions", body.COMPLETION),
+    Route("/v1/chat/completions", "/v1/chat/completions", body.CHAT, continues=True),
+    Route("/v1/completions", "/v1/completions", body.COMPLETION, continues=True),
     Route("/v1/responses", "/v1/responses", body.RESPONSES),
     Route("/v1/messages", "/v1/messages", body.MESSAGES, dialect="anthropic"),
     Route("/v1/messages/count_tokens", "/v1/messages/count_tokens", body.PLAIN, dialect="anthropic", computes=False),

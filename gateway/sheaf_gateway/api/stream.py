@@ -7,6 +7,8 @@ an error event, can be read.
 
 from collections import deque
 
+from sheaf_gateway.continuation.chunks import masked
+from sheaf_gateway.continuation.journal import Journal
 from sheaf_gateway.proxy.types import Responder
 
 MAX_HELD = 2**20
@@ -14,12 +16,17 @@ _TAILS = 4
 
 
 class EventRelay:
-    """Writes events to a client; counts them, and remembers the last writes for their usage numbers."""
+    """Writes events to a client; counts them, and remembers the last writes for their usage numbers.
 
-    __slots__ = ("_held", "_responder", "_tail", "events")
+    With a journal, that gets them as they came; `masks` then takes the token ids out of what the client gets.
+    """
 
-    def __init__(self, responder: Responder) -> None:
+    __slots__ = ("_held", "_journal", "_masks", "_responder", "_tail", "events")
+
+    def __init__(self, responder: Responder, journal: Journal | None = None, *, masks: bool = False) -> None:
         self._responder = responder
+        self._journal = journal
+        self._masks = masks and journal is not None
         self._held = b""
         self._tail: deque[bytes] = deque(maxlen=_TAILS)
         self.events = 0
@@ -33,6 +40,10 @@ class EventRelay:
             data = self._whole(data)
             if not data:
                 return
+        if self._journal is not None:
+            self._journal.add(data)
+            if self._masks:
+                data = masked(data)
         self._responder.write(data)
         self.events += data.count(b"\n\n") or 1
         self._tail.append(data)
@@ -42,6 +53,10 @@ class EventRelay:
         if self._held:
             self._responder.write(self._held)
             self._held = b""
+
+    def forget(self) -> None:
+        """Drop the part of an event that an engine did not finish."""
+        self._held = b""
 
     def tail(self) -> bytes:
         """The last writes, in which an engine reports usage."""

@@ -24,6 +24,7 @@ def pod_view(pod: PodSnapshot, state: AgentState | None, own_running: int) -> Po
         agent_url=pod.agent_url,
         ready=pod.ready and bool(pod.engine_url),
         draining=pod.draining,
+        deadline=pod.deadline,
         spot=pod.spot,
         zone=pod.zone,
     )
@@ -36,6 +37,8 @@ def _reported(pod: Pod, state: AgentState, own_running: int) -> Pod:
         pod,
         ready=pod.ready and state.engine == "Ready",
         draining=pod.draining or state.draining,
+        deadline=_first(pod.deadline, state.drain_deadline if state.draining else 0.0),
+        continues=state.continues,
         epoch=state.engine_epoch,
         resident=MappingProxyType({a.name: bare_digest(a.digest) for a in state.adapters if a.state == "Resident"}),
         loading=frozenset(a.name for a in state.adapters if a.state == "Loading"),
@@ -44,6 +47,11 @@ def _reported(pod: Pod, state: AgentState, own_running: int) -> Pod:
         kv_usage=load.kv_usage,
         max_model_len=state.max_model_len,
     )
+
+
+def _first(*deadlines: float) -> float:
+    """The earliest of the deadlines that are known; 0: none is."""
+    return min((deadline for deadline in deadlines if deadline), default=0.0)
 
 
 def arranged(pods: Iterable[Pod], suspects: Container[str] = ()) -> tuple[Pod, ...]:

@@ -28,7 +28,7 @@ class PodSnapshot(ApiType):
     """A pod as the one who started it knows it. Unknown fields are those of a newer writer.
 
     `engine_url` is empty while the pod has no address; such a pod is never ready. `unheard`: what is told is what its
-    node said last, and the node is silent since.
+    node said last, and the node is silent since. `deadline` is when a draining one goes, in Unix seconds; 0: not known.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -43,6 +43,7 @@ class PodSnapshot(ApiType):
     ready: bool = False
     unheard: bool = False
     draining: bool = False
+    deadline: float = 0.0
     spot: bool = False
     zone: str = ""
     phase: str = ""

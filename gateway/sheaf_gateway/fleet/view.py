@@ -21,7 +21,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     `resident` maps each loaded adapter to the digest of its files; `foreign_running` and `foreign_waiting`
     count the requests in the engine that this gateway did not send; `kv_usage` is a share from 0 to 1;
     `max_model_len` counts tokens (0: unknown); `epoch` grows with every start of the engine and empties its
-    caches.
+    caches; `deadline` is when a draining pod goes, in Unix seconds (0: not known); `continues` says that the engine has
+    Sheaf's logits processor, which makes continued sampling exact.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     agent_url: str = ""
     ready: bool = True
     draining: bool = False
+    deadline: float = 0.0
+    continues: bool = False
     spot: bool = False
     zone: str = ""
     epoch: int = 0

@@ -5,6 +5,7 @@ ignored: an old gateway keeps serving while the rest is upgraded.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -109,6 +110,7 @@ def _pod(raw: Raw) -> PodSnapshot:
             "ready": ready,
             "unheard": ready and not declared_ready,
             "draining": terminating or _is_true(conditions.get("DisruptionTarget")),
+            "deadline": _unix(metadata.get("deletionTimestamp")),
             "spot": annotations.get(SPOT_ANNOTATION) == "true",
             "zone": labels.get(ZONE_LABEL) or "",
             "phase": _phase(status, containers, ready=ready, terminating=terminating),
@@ -175,6 +177,11 @@ def _message(status: Raw, conditions: Mapping[str, Raw], containers: list[Raw]) 
 def _sentence(said: Raw) -> str:
     parts = (said.get("reason"), said.get("message"))
     return ": ".join(str(part) for part in parts if part)
+
+
+def _unix(stamp: str | None) -> float:
+    """A pod that is deleted is killed at its deletionTimestamp: the API server has added the grace period to it."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
 
 
 def _is_true(condition: Raw | None) -> bool:

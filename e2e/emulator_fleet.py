@@ -1,0 +1,133 @@
+"""A gateway process over emulator processes that a test kills and starts again: no agents, no operator, nothing that would
+soften a loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from running_sheaf import await_health, free_port, stop
+
+
+@dataclass
+class Pod:
+    """One emulator and how the gateway sees it."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[str] | None = None
+    draining: bool = False
+    deadline: float = 0.0
+    losses: int = 0
+    ready: bool = True
+
+    def entry(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "uid": str(self.losses),
+            "model": "base",
+            "engineUrl": f"http://127.0.0.1:{self.port}",
+            "ready": self.ready,
+            "draining": self.draining,
+            "deadline": self.deadline,
+        }
+
+
+@dataclass
+class EmulatorFleet:
+    """The fleet under test; `url` is the gateway's."""
+
+    folder: Path
+    arguments: list[str]
+    pods: list[Pod] = field(default_factory=list)
+    version: int = 0
+    url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self) -> None:
+        """Tell the gateway."""
+        with self.lock:
+            self._write()
+
+    def _write(self) -> None:
+        self.version += 1
+        spec = {"source": "hf://org/base", "engine": {"name": "emulator"}}
+        model = {"apiVersion": "sheaf.dev/v1alpha1", "kind": "Model", "metadata": {"name": "base"}, "spec": spec}
+        document = {"version": self.version, "models": [model], "pods": [pod.entry() for pod in self.pods]}
+        draft = self.folder / "fleet.tmp"
+        draft.write_text(json.dumps(document))
+        draft.replace(self.folder / "fleet.json")
+
+    def start(self, pod: Pod) -> None:
+        command = [sys.executable, "-m", "sheaf_engine.emulator", "--model", "none", "--served-model-name", "base"]
+        command += ["--host", "127.0.0.1", "--port", str(pod.port), *self.arguments]
+        with (self.folder / f"{pod.name}.log").open("a") as log:
+            pod.process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+
+    def await_pod(self, pod: Pod) -> None:
+        assert pod.process is not None
+        await_health(f"http://127.0.0.1:{pod.port}/health", pod.process, self.folder / f"{pod.name}.log", 60)
+
+    def lose(self, pod: Pod) -> None:
+        """Kill it with no notice, tell the gateway afterwards, and start it again under the same address."""
+        assert pod.process is not None
+        pod.process.send_signal(signal.SIGKILL)
+        pod.process.wait()
+        pod.losses += 1
+        pod.draining, pod.deadline, pod.ready = False, 0.0, False
+        self.write()
+        self.start(pod)
+
+    def welcome(self, pod: Pod) -> None:
+        """Wait until it answers, and tell the gateway."""
+        self.await_pod(pod)
+        pod.ready = True
+        self.write()
+
+    def notice(self, pod: Pod, seconds: float) -> None:
+        """Say that it goes."""
+        pod.draining, pod.deadline = True, time.time() + seconds
+        self.write()
+
+    def running(self) -> list[Pod]:
+        return [pod for pod in self.pods if pod.process is not None and pod.process.poll() is None]
+
+    def metric(self, name: str) -> float:
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+
+@contextmanager
+def emulator_fleet(folder: Path, count: int, *arguments: str, **config: object) -> Iterator[EmulatorFleet]:
+    """`count` emulators behind one gateway."""
+    fleet = EmulatorFleet(folder, list(arguments), [Pod(f"base-{n}", free_port()) for n in range(count)])
+    gateway: subprocess.Popen[str] | None = None
+    try:
+        for pod in fleet.pods:
+            fleet.start(pod)
+        for pod in fleet.pods:
+            fleet.await_pod(pod)
+        fleet.write()
+        listen = f"127.0.0.1:{free_port()}"
+        fleet.url = f"http://{listen}"
+        settings = {"listen": listen, "fleetFile": str(folder / "fleet.json"), **config}
+        (folder / "gateway.json").write_text(json.dumps(settings))
+        command = [sys.executable, "-m", "sheaf_gateway", "--config", str(folder / "gateway.json")]
+        with (folder / "gateway.log").open("w") as log:
+            gateway = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ})
+        await_health(f"{fleet.url}/readyz", gateway, folder / "gateway.log", 60)
+        yield fleet
+    finally:
+        for process in (gateway, *(pod.process for pod in fleet.pods)):
+            if process is not None:
+                stop(process)

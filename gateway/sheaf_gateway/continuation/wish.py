@@ -1,0 +1,141 @@
+"""What a request asked for, read only when its stream has to be continued: which fields go along, which make a
+continuation from the middle wrong, which make any wrong.
+
+Fields that are known to be carried are carried; fields that are known to mean nothing after the prompt was rendered are
+left out; whatever else is set makes the generation one that can only be repeated whole.
+"""
+
+from typing import Any
+
+import msgspec
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+_CARRIED = (
+    "model",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "logit_bias",
+    "allowed_token_ids",
+    "priority",
+    "session_id",
+    "user",
+    "stream_options",
+    "stream_interval",
+    "return_tokens_as_token_ids",
+)
+_RENDERED = frozenset(
+    {
+        *("messages", "prompt", "stream", "n", "max_tokens", "max_completion_tokens", "min_tokens", "return_token_ids"),
+        *("add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template", "documents"),
+        *("chat_template_kwargs", "truncate_prompt_tokens", "truncation_side", "reasoning_effort", "cache_salt"),
+        *("request_id", "service_tier", "metadata", "store", "prompt_cache_key", "safety_identifier"),
+        *("parallel_tool_calls", "include_reasoning", "return_token_offsets", "mm_payload", "best_of"),
+    }
+)
+_NEVER = {
+    "use_beam_search": "beam_search",
+    "echo": "echo",
+    "prompt_embeds": "prompt_embeds",
+    "kv_transfer_params": "kv_transfer",
+    "ec_transfer_params": "kv_transfer",
+    "prompt_logprobs": "prompt_logprobs",
+}
+_NO_LIMIT = 16
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a continuation must respect. `held` counts the characters that an engine holds back for stop strings, or
+    looks back for where it includes them (`includes`); `never` and `whole` say why it cannot be continued at all, or
+    not from the middle; empty: it can."""
+
+    chat: bool
+    fields: dict[str, Any]
+    greedy: bool
+    seeded: bool
+    penalised: bool
+    held: int
+    includes: bool
+    limit: int | None
+    least: int
+    shows_tokens: bool
+    logprobs: int | None
+    never: str
+    whole: str
+
+
+def read_wish(body: bytes, path: str) -> Wish:
+    """The wish of a request body that was parsed well before."""
+    asked: dict[str, Any] = msgspec.json.decode(body)
+    chat = path == CHAT
+    temperature = asked.get("temperature")
+    logprobs = asked.get("logprobs")
+    return Wish(
+        chat=chat,
+        fields={name: asked[name] for name in _CARRIED if asked.get(name) is not None},
+        greedy=temperature is not None and temperature < 1e-5,
+        seeded=asked.get("seed") is not None,
+        penalised=bool(asked.get("presence_penalty") or asked.get("frequency_penalty")),
+        held=max((len(stop) - 1 for stop in _stops(asked)), default=0),
+        includes=bool(asked.get("include_stop_str_in_output")),
+        limit=_limit(asked, chat=chat),
+        least=asked.get("min_tokens") or 0,
+        shows_tokens=bool(asked.get("return_token_ids")) or (logprobs is not None and logprobs is not False),
+        logprobs=None if chat else logprobs,
+        never=_never(asked),
+        whole=_whole(asked, chat=chat),
+    )
+
+
+def _stops(asked: dict[str, Any]) -> list[str]:
+    stop = asked.get("stop") or []
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _limit(asked: dict[str, Any], *, chat: bool) -> int | None:
+    if not chat:
+        return _NO_LIMIT if asked.get("max_tokens") is None else int(asked["max_tokens"])
+    both = (asked.get("max_completion_tokens"), asked.get("max_tokens"))
+    return next((int(limit) for limit in both if limit is not None), None)
+
+
+def _never(asked: dict[str, Any]) -> str:
+    prompt = asked.get("prompt")
+    several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int) and len(prompt) > 1
+    if several or (asked.get("n") or 1) > 1:
+        return "several_choices"
+    return next((why for name, why in _NEVER.items() if asked.get(name)), "")
+
+
+def _whole(asked: dict[str, Any], *, chat: bool) -> str:
+    if asked.get("tools"):
+        return "tools"
+    kind = asked.get("response_format") or {}
+    if asked.get("structured_outputs") or kind.get("type", "text") != "text":
+        return "structured_output"
+    if chat and asked.get("logprobs"):
+        return "chat_logprobs"
+    if any(_is_mixed(message) for message in asked.get("messages") or ()):
+        return "multimodal"
+    passed = {*_CARRIED, *_RENDERED, "tools", "tool_choice", "response_format", "logprobs"}
+    odd = sorted(name for name, value in asked.items() if value and name not in passed)
+    return "parameter" if odd else ""
+
+
+def _is_mixed(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(
+        not isinstance(part, str) and part.get("type", "text") != "text" for part in content
+    )

@@ -1,0 +1,101 @@
+"""Notices, plug-ins, parsers, other dialects, and what is told of a stream that moved."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from gateway_dying_fleet import CHAT, Fleet, boundary, plain, quiet, whole
+from gateway_fixtures import adapter, ask, chat, make_world, model  # noqa: F401
+from gateway_raw_servers import STREAM_HEAD, chunk
+from gateway_token_engine import TokenEngine, read
+
+
+@pytest.mark.parametrize(("left", "moves"), [(0.5, True), (60.0, False)])
+async def test_on_notice_streams_that_would_not_end_in_time_move_and_the_others_stay(make_world, ask, left, moves):  # noqa: F811
+    world = await make_world()
+    body = plain(max_tokens=60)
+    fleet = Fleet(world, [], pause=0.02)
+    asking = asyncio.create_task(ask(world, "POST", CHAT, body))
+    mending = world.gateway.inference.mending
+    await world.until(
+        lambda: mending.streams and next(iter(next(iter(mending.streams.values())))).progress().tokens > 3
+    )
+    place = [engine.name for engine in world.engines].index(fleet.names[0])
+    world.agents[place].draining, world.agents[place].deadline = True, time.time() + left
+    world.agents[place].changed()
+    _, _, got = await asking
+    assert read(got) == whole(CHAT, body)
+    assert len(fleet.answers) == (2 if moves else 1)
+    await quiet(world)
+
+
+async def test_a_sampled_stream_with_a_stop_string_moves_where_the_plug_in_is(make_world, ask):  # noqa: F811
+    world = await make_world()
+    for agent in world.agents:
+        agent.continues = True
+        agent.changed()
+    await world.until(lambda: all(world.pod(engine.name).continues for engine in world.engines))
+    body = plain(temperature=1, stop="a long stop string")
+    fleet = Fleet(world, [boundary(CHAT, body, 30)])
+    _, _, got = await ask(world, "POST", CHAT, body)
+    assert read(got)["finish"] == [("length", None)]
+    assert fleet.answers[1][1].json["vllm_xargs"]["sheaf_forced"]
+
+
+async def test_an_engine_that_queues_before_its_first_token_is_not_taken_for_stalled(make_world, ask):  # noqa: F811
+    world = await make_world(times={"stall": "50ms"})
+
+    async def slow(seen, writer):
+        writer.write(STREAM_HEAD)
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        for each in TokenEngine().events(seen.path, seen.json):
+            writer.write(chunk(each))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    for engine in world.engines:
+        engine.script = slow
+    _, _, got = await ask(world, "POST", CHAT, plain())
+    assert read(got) == whole(CHAT, plain())
+    assert sum(len(engine.seen) for engine in world.engines) == 1
+
+
+async def test_a_model_whose_engine_parses_reasoning_is_only_repeated_whole(make_world, ask):  # noqa: F811
+    engine = {"name": "vllm", "args": ["--reasoning-parser=qwen3"]}
+    world = await make_world(models=[model("base", engine=engine)])
+    fleet = Fleet(world, [boundary(CHAT, plain(), 9)])
+    _, _, got = await ask(world, "POST", CHAT, plain())
+    assert read(got) == whole(CHAT, plain())
+    assert fleet.answers[1][1].path == CHAT
+
+
+async def test_a_lost_stream_of_another_dialect_ends_with_its_error(make_world, ask):  # noqa: F811
+    world = await make_world()
+
+    async def die(_seen, writer):
+        writer.write(STREAM_HEAD + chunk(b'event: message_start\ndata: {"type":"message_start"}\n\n'))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+
+    for engine in world.engines:
+        engine.script = die
+    body = {"model": "base", "stream": True, "max_tokens": 9, "messages": chat()["messages"]}
+    _, _, got = await ask(world, "POST", "/v1/messages", body)
+    assert b"event: error" in got
+    assert sum(len(engine.seen) for engine in world.engines) == 1
+
+
+async def test_what_happened_can_be_read(make_world, ask):  # noqa: F811
+    world = await make_world()
+    Fleet(world, [boundary(CHAT, plain(), 9)])
+    await ask(world, "POST", CHAT, plain(), {"x-request-id": "seen"})
+    _, _, told = await ask(world, "GET", "/sheaf/v1/decisions/seen")
+    attempts = json.loads(told)["attempts"]
+    assert [attempt["continues"] is not None for attempt in attempts] == [False, True]
+    _, _, page = await ask(world, "GET", "/metrics")
+    assert b"sheaf_gateway_streams_continued_total 1.0" in page
+    assert b"sheaf_gateway_continuation_gap_seconds_count 1.0" in page
+    assert b"sheaf_gateway_journal_bytes 0.0" in page
