@@ -7,10 +7,11 @@ SpotHedge fixes by count is weighed here by what it costs in the long run (renew
     cost of a zone an hour = price + losses an hour * (price * cold start + shortfall while the replacement starts
                              + price on demand * expected search for capacity)
 
-A zone that costs more than on-demand capacity, though insured by a spare, is not used. A spare is held where the shortfall that it prevents costs
-more than it does. On-demand stands in for pods that have no node, not for those that are starting, because it would
-start no sooner; and stays until they serve. Where prices are not known, zones go by counts (fewest of our pods, then
-fewest losses), spares are those declared, and stand-ins those of pods that have looked for a node in vain.
+A zone that costs more than on-demand capacity, though insured by a spare, is not used. A spare is held where the
+shortfall that it prevents costs more than it does. On-demand stands in for pods that have no node, not for those that
+are starting, because it would start no sooner; and stays until they serve. Where prices are not known, zones go by
+counts (fewest of our pods, then fewest losses), spares are those declared, and stand-ins those of pods that have
+looked for a node in vain.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class _View:
     ask: Ask
     estimates: dict[str, Estimate]
     held: dict[str, int]
+    cheapest: float
 
     def rate(self, zone: str, more: int = 0, spares: int = 0) -> float:
         """Expected money an hour of one pod more there, beside `more` others that are to come."""
@@ -54,7 +56,7 @@ class _View:
     def insured(self, zone: str) -> float:
         """The risk of a pod there, or its share in a spare and what is left of the risk while that one is replaced."""
         terms, needed, risk = self.ask.terms, max(1, self.ask.needed), self.risk(zone, 1)
-        share = min(map(terms.price, self.estimates)) / needed
+        share = self.cheapest / needed
         again = min(1.0, needed * self.estimates[zone].losses_per_hour * terms.cold_start / HOUR)
         return min(risk, share + again * risk)
 
@@ -99,7 +101,7 @@ def _view(ask: Ask) -> _View:
         for zone in ask.terms.zones
         for found in (_estimate(ask, zone, hours.get(zone, 0.0), held.get(zone, 0)),)
     }
-    return _View(ask, estimates, held)
+    return _View(ask, estimates, held, min(map(ask.terms.price, estimates), default=0.0))
 
 
 def _estimate(ask: Ask, zone: str, hours: float, live: int) -> Estimate:
@@ -117,10 +119,9 @@ def _spares(view: _View, spot: Sequence[Held]) -> tuple[int, int]:
     if not ask.terms.priced or not view.estimates:
         return 0, 0
     spares = firm = 0
-    cheapest = min(ask.terms.price(zone) for zone in view.estimates)
     for count in range(1, min(MOST_SPARES, ask.needed) + 1):
         value = _prevented(view, count) / (KEEP if len(spot) - ask.needed >= count else 1.0)
-        spares += value >= cheapest
+        spares += value >= view.cheapest
         firm += ask.policy != "Required" and value >= (ask.terms.on_demand or 0.0)
     return spares, firm
 

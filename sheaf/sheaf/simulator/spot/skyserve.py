@@ -9,6 +9,9 @@ the open source (sky/serve/spot_placer.py, sky/serve/autoscalers.py):
 - spot replicas launched or ready are kept at N_tar + N_extra - base;
 - on-demand replicas are kept at base + min(N_tar - base, N_tar + N_extra - base - ready spot), so they cover what is
   not ready, and go as spot becomes ready.
+
+Among zones of one price the one that failed longest ago is taken, which is the kindest reading: the source takes the
+first in its list, and so may never leave the first two.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ class Placer:
     def __init__(self, zones: Sequence[str], prices: Sequence[float]) -> None:
         self.active = list(zones)
         self.preempted: list[str] = []
-        self._zones = list(zones)
         self._prices = dict(zip(zones, prices, strict=True))
 
     def next(self, used: Sequence[str]) -> str:
@@ -43,7 +45,7 @@ class Placer:
             self.active.remove(zone)
             self.preempted.append(zone)
         if len(self.active) < 2:
-            self.active, self.preempted = list(self._zones), []
+            self.active, self.preempted = self.active + self.preempted, []
 
     def served(self, zone: str) -> None:
         """A replica is ready there."""
