@@ -372,7 +372,7 @@ class Fleet:
 
 
 def _market_settings(market: Market, cold_start_s: float) -> MarketSettings:
-    """The market as the operator's configuration would tell of it; zones are called as their files, whatever that is."""
+    """The market as the operator's configuration would tell of it; zones have their files' names, whatever they are."""
     prices = {kind: Prices(on_demand=price.on_demand, spot=price.spot) for kind, price in market.prices.items()}
     zones = tuple(zone.name for zone in market.zones)
     return MarketSettings.model_construct(zones=zones if len(zones) > 1 else (), prices=prices, cold_start=cold_start_s)
