@@ -1,8 +1,9 @@
 """Model: a base model, the engine that runs it, the hardware it may use and how many replicas there may be."""
 
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from sheaf_crds.base import ApiType, Duration, Ref
 from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
@@ -98,6 +99,13 @@ class Spot(ApiType):
     on_demand_floor: int = Field(
         default=0, ge=0, le=10_000, description="Replicas that always run on on-demand capacity."
     )
+    over_provision: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Spot replicas beyond those wanted, against losses. Default: as many as the installation's prices "
+        "make worth it, none where it knows no prices.",
+    )
 
 
 class ModelSpec(ApiType):
@@ -143,6 +151,23 @@ class ModelSpec(ApiType):
     )
 
 
+class SpotZone(ApiType):
+    """What is remembered of a zone's spot capacity; counts are halved every two days."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    zone: str = Field(description="Name of the zone.", min_length=1, max_length=253)
+    losses: float = Field(default=0.0, ge=0, description="Pods that were taken there.")
+    hours: float = Field(default=0.0, ge=0, description="Hours for which pods, now gone, were held there.")
+    placed: float = Field(default=0.0, ge=0, description="Pods, now gone, that found capacity there.")
+    refused: float = Field(default=0.0, ge=0, description="Pods that found none.")
+    updated_at: datetime | None = Field(default=None, description="When the counts were right.")
+    empty_at: datetime | None = Field(default=None, description="When capacity was missed there last.")
+    counted: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=64)] = Field(
+        default=(), description="UIDs of pods that are counted and may still be there."
+    )
+
+
 class ModelStatus(Status):
     """What was observed of a Model."""
 
@@ -152,6 +177,11 @@ class ModelStatus(Status):
         default="", max_length=1024, description="Label selector of its pods, for the scale subresource."
     )
     adapters: int = Field(default=0, ge=0, description="Adapters declared for this Model.")
+    spot_zones: Annotated[tuple[SpotZone, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="What is remembered of spot capacity, zone by zone.",
+        json_schema_extra={"listMapKey": "zone"},
+    )
 
 
 class Model(KubeObject):

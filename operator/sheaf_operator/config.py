@@ -12,6 +12,7 @@ from sheaf_crds import ApiType
 from sheaf_crds.base import Name
 
 from sheaf_operator.planning.manifest.settings import PodSettings
+from sheaf_operator.planning.market.settings import MarketSettings
 
 LARGEST = 4 * 2**20
 PROBLEMS_SHOWN = 5
@@ -34,6 +35,10 @@ class OperatorConfig(ApiType):
     )
     agent_token_file: Path = Field(description="File that holds the bearer token of the agents.")
     pods: PodSettings = Field(description="What this installation puts into pods.")
+    market: MarketSettings = Field(
+        default_factory=MarketSettings,
+        description="What is known of zones and prices; changes roll no pods.",
+    )
 
     @property
     def address(self) -> tuple[str | None, int]:

@@ -18,6 +18,7 @@
       "listen" ":8080"
       "agentTokenFile" "/etc/sheaf/agent-token/token"
       "pods" $pods -}}
+{{- if .Values.market -}}{{- $_ := set $config "market" .Values.market -}}{{- end -}}
 {{- mustToPrettyJson $config -}}
 {{- end -}}
 

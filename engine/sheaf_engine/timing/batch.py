@@ -69,11 +69,12 @@ class DecodeBatch:
     Attributes:
         members: by request id.
         counter: decode steps taken.
+        buckets: members by the counter, modulo the block size, at which they need a new block.
         context: sum of the members' computed tokens.
         ranks: sum of the members' adapter ranks.
     """
 
-    __slots__ = ("_buckets", "_finishes", "_size", "_tickets", "context", "counter", "members", "ranks")
+    __slots__ = ("_finishes", "_size", "_tickets", "buckets", "context", "counter", "members", "ranks")
 
     def __init__(self, block_size: int) -> None:
         self.members: dict[RequestId, Sequence] = {}
@@ -81,7 +82,7 @@ class DecodeBatch:
         self.context = 0
         self.ranks = 0
         self._size = block_size
-        self._buckets: list[dict[RequestId, Sequence]] = [{} for _ in range(block_size)]
+        self.buckets: list[dict[RequestId, Sequence]] = [{} for _ in range(block_size)]
         self._finishes: list[tuple[int, int, Sequence]] = []
         self._tickets = 0
 
@@ -110,11 +111,11 @@ class DecodeBatch:
 
     def due(self) -> dict[RequestId, Sequence]:
         """Members that need a new block for this step."""
-        return self._buckets[self.counter % self._size]
+        return self.buckets[self.counter % self._size]
 
     def completing(self) -> dict[RequestId, Sequence]:
         """Members that fill a block in this step."""
-        return self._buckets[(self.counter + 1) % self._size]
+        return self.buckets[(self.counter + 1) % self._size]
 
     def advance(self) -> None:
         """One step: each member's context grows by a token."""
@@ -135,7 +136,7 @@ class DecodeBatch:
         return sequence.computed + self.counter - sequence.joined
 
     def _bucket(self, sequence: Sequence) -> dict[RequestId, Sequence]:
-        return self._buckets[(sequence.joined - sequence.computed) % self._size]
+        return self.buckets[(sequence.joined - sequence.computed) % self._size]
 
     def _count(self, sequence: Sequence, sign: int) -> None:
         self.context += sign * sequence.computed

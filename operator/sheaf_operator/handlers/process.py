@@ -79,7 +79,15 @@ class Operator:
             api, self.config.lease_name, self.identity, ticks, time.time, lambda: None, registry=self.registry
         )
         cluster = KubernetesCluster(
-            access, api, calls, self.config.pods, time.time, keeper.holds, self.identity, self.registry
+            access,
+            api,
+            calls,
+            self.config.pods,
+            time.time,
+            keeper.holds,
+            self.identity,
+            self.registry,
+            self.config.market,
         )
 
         def may_act() -> bool:

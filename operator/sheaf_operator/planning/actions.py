@@ -28,11 +28,12 @@ class PodTemplate:
 
 @dataclass(frozen=True, slots=True)
 class CreatePod:
-    """Start a pod, unless one of that name is there."""
+    """Start a pod, unless one of that name is there; `zone`: where it must run, "" where it may be any."""
 
     name: str
     template: PodTemplate
     reason: str
+    zone: str = ""
 
     @property
     def key(self) -> str:

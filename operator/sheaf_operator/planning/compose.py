@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import Adapter, AutoscalingPolicy, Model
+from sheaf_crds.model import SpotZone
 
-from sheaf_operator.planning.actions import Action, CreatePod, Plan, SetCatalog
+from sheaf_operator.planning.actions import Action, CreatePod, Plan, PodTemplate, SetCatalog
 from sheaf_operator.planning.catalogs import Catalogs
 from sheaf_operator.planning.index import FleetIndex, Key
 from sheaf_operator.planning.leaving import clear, drain_times, retire, see_off
+from sheaf_operator.planning.market import Decision, Terms
+from sheaf_operator.planning.market.fleet import again_times, capacity, remembered
 from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
@@ -88,7 +91,7 @@ def _plan_family(index: FleetIndex, name: str, now: float) -> Plan:
     if model is not None:
         family = _family(index, model, adapters, own, now)
         actions += _plan_model(family, now, [pod.name for pod in orphans])
-        wakes += [*wake_times(family.wanted, own, now), *stall_times(model)]
+        wakes += [*wake_times(family.wanted, own, now), *stall_times(model), *_market_times(index, family, now)]
     actions += [action for adapter, finding in strays for action in _stray_report(adapter, finding, now)]
     return Plan(tuple(actions), min((time for time in wakes if time > now), default=None))
 
@@ -115,8 +118,35 @@ def _family(
     policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
     desired = desired_replicas(model, policy)
     templates = pod_template(model, digest), pod_template(model, digest, spot=True)
-    wanted = wanted_pods(*templates, desired.replicas, pods, now)
+    market = _market(index, model, templates, desired, pods, now)
+    wanted = wanted_pods(*templates, desired.replicas, pods, now, market)
     return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy), index.refusal(model.name))
+
+
+def _market(
+    index: FleetIndex,
+    model: Model,
+    templates: tuple[PodTemplate, PodTemplate],
+    desired: Desired,
+    pods: Sequence[PodFacts],
+    now: float,
+) -> Decision | None:
+    """Where pods go, where there are zones to choose from."""
+    if model.spec.spot.policy == "Never" or len(index.market.zones) < 2:
+        return None
+    hashes = templates[0].hash, templates[1].hash
+    return capacity(model, _terms(index, model), desired.replicas, pods, hashes, now)
+
+
+def _terms(index: FleetIndex, model: Model) -> Terms:
+    slo = index.slo(model.spec.slo_ref.name) if model.spec.slo_ref else None
+    return index.market.terms(model, batch=slo is not None and slo.spec.class_ == "Batch")
+
+
+def _market_times(index: FleetIndex, family: _Family, now: float) -> list[float]:
+    if family.wanted.market is None:
+        return []
+    return again_times(family.pods, family.wanted.spot.hash, _terms(index, family.model), now)
 
 
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
@@ -142,8 +172,15 @@ def _plan_model(family: _Family, now: float, taken: Sequence[str]) -> list[Actio
         actions += _catalog_changes(pods, pinned.by_pod, catalogs, len(adapters))
     facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding, family.refusal)
     status, verdicts = model_status(facts, now)
+    status = status.model_copy(update={"spot_zones": _memory(family, now)})
     actions += report(model, status, *verdicts)
     return actions + _adapter_reports(family, pinned, now)
+
+
+def _memory(family: _Family, now: float) -> tuple[SpotZone, ...]:
+    market = family.wanted.market
+    refused = [move.name for move in market.moves] if market else []
+    return remembered(family.model, family.pods, refused, now)
 
 
 def _catalog_changes(

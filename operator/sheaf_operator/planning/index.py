@@ -14,6 +14,7 @@ from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 from sheaf_crds.agent_api import EngineLoad
 
 from sheaf_operator.planning.groups import Groups
+from sheaf_operator.planning.market.settings import MarketSettings
 from sheaf_operator.planning.refs import Finding
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 
@@ -41,10 +42,14 @@ class FleetIndex:
         settings_digest: stands for what the operator itself puts into pods; part of every template.
         obstacle: why no pod can be made for a Model here (an accelerator that the settings do not know), None where
             one can.
+        market: what is known of zones and prices.
     """
 
-    def __init__(self, settings_digest: str = "", obstacle: Obstacle | None = None) -> None:
+    def __init__(
+        self, settings_digest: str = "", obstacle: Obstacle | None = None, market: MarketSettings | None = None
+    ) -> None:
         self.settings_digest = settings_digest
+        self.market = market or MarketSettings()
         self.obstacle: Obstacle = obstacle or (lambda _: None)
         self._models: dict[str, Model] = {}
         self._adapters: dict[str, Adapter] = {}

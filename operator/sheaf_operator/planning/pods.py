@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from sheaf_crds import ModelSpec
 
-from sheaf_operator.planning.actions import Action, CreatePod, PodTemplate
+from sheaf_operator.planning.actions import Action, CreatePod, DeletePod, PodTemplate
 from sheaf_operator.planning.failures import Failures, failures
 from sheaf_operator.planning.leaving import clear, drain_times, retire, see_off
+from sheaf_operator.planning.market import Decision
 from sheaf_operator.planning.snapshot import PodFacts
 from sheaf_operator.planning.spot import Split, patience_ends, split, waiting_in_vain
 from sheaf_operator.planning.template import pod_names
@@ -26,12 +27,16 @@ SURGE_PERCENT = 10
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What should run of one Model."""
+    """What should run of one Model.
+
+    `market` is what was decided about zones, None where the scheduler chooses them.
+    """
 
     replicas: int
     split: Split
     on_demand: PodTemplate
     spot: PodTemplate
+    market: Decision | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -50,9 +55,17 @@ class Wanted:
 
 
 def wanted_pods(
-    on_demand: PodTemplate, spot: PodTemplate, replicas: int, pods: Iterable[PodFacts], now: float
+    on_demand: PodTemplate,
+    spot: PodTemplate,
+    replicas: int,
+    pods: Sequence[PodFacts],
+    now: float,
+    market: Decision | None = None,
 ) -> Wanted:
     """What should run, given the templates, the replicas, and the pods that wait for spot capacity."""
+    if market is not None:
+        found = Split(market.on_demand, market.spot, market.stand_ins, market.spares)
+        return Wanted(replicas, found, on_demand, spot, market)
     waiting = waiting_in_vain(pods, spot.hash, now)
     return Wanted(replicas, split(spot.spec.spot, replicas, waiting), on_demand, spot)
 
@@ -75,6 +88,7 @@ def plan_pods(
     capacity = sum(pod.name in settled or (pod.serving and pod.template_hash not in wanted.hashes) for pod in pods)
     actions = clear(failed.spent) + see_off(pods, drain, now, replaced=capacity >= wanted.replicas)
     actions += [retire(pod, drain, reason) for pod, reason in removals]
+    actions += _tries_elsewhere(wanted, counted_pods, {pod.name for pod, _ in removals})
     names = {*taken, *(pod.name for pod in pods)}
     return actions + _creations(wanted, counted_pods, len(removals), names)
 
@@ -108,6 +122,16 @@ def _removals(wanted: Wanted, pods: Sequence[PodFacts], settled: Collection[str]
     spare = _serving(pods) - _serving(old) - wanted.replicas
     extra = _affordable([] if moves else surplus, spare)
     return [(pod, _why(pod, wanted)) for pod in (*old, *extra)]
+
+
+def _tries_elsewhere(wanted: Wanted, pods: Iterable[PodFacts], removed: Collection[str]) -> list[Action]:
+    """Pods that find no capacity in their zone go; the next pass starts them in another."""
+    moves = {move.name: move.reason for move in wanted.market.moves} if wanted.market else {}
+    return [
+        DeletePod(pod.name, pod.uid, moves[pod.name])
+        for pod in pods
+        if pod.name in moves and pod.name not in removed and not pod.ready
+    ]
 
 
 def _moves(wanted: Wanted, current: Sequence[PodFacts], settled: Collection[str]) -> bool:
@@ -150,20 +174,30 @@ def _adapters(pod: PodFacts) -> int:
 
 
 def _creations(wanted: Wanted, pods: Sequence[PodFacts], removed: int, taken: Iterable[str]) -> list[Action]:
-    room = wanted.replicas + wanted.split.stand_ins + surge(wanted.replicas) - (len(pods) - removed)
+    beyond = wanted.split.stand_ins + wanted.split.spares + surge(wanted.replicas)
+    room = wanted.replicas + beyond - (len(pods) - removed)
     actions: list[Action] = []
     for template, count in wanted.lines:
         there = sum(pod.template_hash == template.hash for pod in pods)
         missing = max(0, min(count - there, room - len(actions)))
-        reason = _need(wanted, pods)
-        actions += [CreatePod(name, template, reason) for name in pod_names(template, taken, missing)]
+        reason, names = _need(wanted, pods), pod_names(template, taken, missing)
+        zones = _places(wanted, missing) if template.spot else [""] * missing
+        actions += [CreatePod(name, template, reason, zone) for name, zone in zip(names, zones, strict=True)]
     return actions
+
+
+def _places(wanted: Wanted, count: int) -> list[str]:
+    """Zones of so many new spot pods, "" for any."""
+    places = wanted.market.places if wanted.market else ()
+    return [*places, *[""] * count][:count]
 
 
 def _need(wanted: Wanted, pods: Sequence[PodFacts]) -> str:
     current = sum(pod.template_hash in wanted.hashes for pod in pods)
     if current < len(pods):
         return "a new template rolls out"
+    if wanted.market and wanted.market.reasons:
+        return f"{_total(wanted)}; {'; '.join(wanted.market.reasons)}"
     if wanted.split.stand_ins:
         return "spot capacity cannot be had at present; on-demand stands in"
     return f"{_total(wanted)}, {current} {are(current)} there"

@@ -17,11 +17,15 @@ SPOT_PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How many pods there should be of each sort; `stand_ins` of the on-demand ones are beyond the wanted replicas."""
+    """How many pods there should be of each sort.
+
+    `stand_ins` of the on-demand ones and `spares` of the spot ones are beyond the wanted replicas.
+    """
 
     on_demand: int
     spot: int
     stand_ins: int = 0
+    spares: int = 0
 
 
 def split(declared: Spot, replicas: int, waiting: int) -> Split:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sheaf_engine.timing import Engine, TimingProfile
 from sheaf_engine.timing.batch import Sequence
+from sheaf_engine.timing.values import RequestId
 
 
 class CoastingEngine(Engine):
@@ -55,20 +56,20 @@ class CoastingEngine(Engine):
         base += count * profile.decode_sequence_s
         adapters = len(self.adapters.running) * profile.lora_adapter_s
         ranks = batch.ranks * profile.lora_rank_token_s
+        kv, buckets = profile.kv_token_s, batch.buckets
+        size = len(buckets)
         while left and now < until:
-            batch.counter = counter
-            self._grow()
-            now += base + (context + count) * profile.kv_token_s + adapters + ranks
+            if due := buckets[counter % size]:
+                self._grow(due)
+            now += base + (context + count) * kv + adapters + ranks
             counter += 1
             context += count
             left -= 1
         batch.counter, batch.context = counter, context
         return now
 
-    def _grow(self) -> None:
-        due = self._batch.due()
-        if due:
-            self.pool.take(len(due))
-            self.pool.removed.clear()
-            for sequence in due.values():
-                sequence.private += 1
+    def _grow(self, due: dict[RequestId, Sequence]) -> None:
+        self.pool.take(len(due))
+        self.pool.removed.clear()
+        for sequence in due.values():
+            sequence.private += 1

@@ -24,6 +24,7 @@ from sheaf_operator.planning import (
     UpdateStatus,
     plan_key,
 )
+from sheaf_operator.planning.market.settings import MarketSettings, Prices
 
 from sheaf.simulator.clock import Clock
 from sheaf.simulator.flights import Flight
@@ -51,6 +52,7 @@ class Member:
     agent: AgentState | None = None
     notice: Notice | None = None
     pending: bool = False
+    asked: str = ""
     paid_from: float = 0.0
 
     @property
@@ -73,7 +75,9 @@ class Member:
             phase="Ready" if ready else ("Pending" if self.pending else "Starting"),
             ready=ready,
             created_at=EPOCH + self.created_at,
-            zone=self.zone,
+            reason="Unschedulable" if self.pending else "",
+            node="" if self.pending else f"node-{self.uid}",
+            zone=self.zone or self.asked,
             spot=self.spot,
             agent=agent,
             notice=self.notice,
@@ -116,7 +120,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self._of: dict[str, dict[str, Member]] = {}
         self.bill = Bill()
-        self.index = FleetIndex()
+        self.index = FleetIndex(market=_market_settings(market, cold_start_s))
         self._clock, self._market, self._cold_start = clock, market, cold_start_s
         self._start, self._changed, self._lost = start, changed, lost
         self._dirty: set[Key] = set()
@@ -216,13 +220,14 @@ class Fleet:
             return
         template, now = action.template, self._clock.now
         self._uids += 1
-        spot, zone = self._place(template.model, wanted=template.spot)
+        spot, zone = self._place(template.model, wanted=template.spot, asked=action.zone)
         member = Member(
             action.name, f"uid-{self._uids}", template.model, template.owner_uid, template.hash, now, spot, zone or ""
         )
         member.paid_from = now
         self.members[action.name] = member
         self._of.setdefault(template.model, {})[action.name] = member
+        member.asked = action.zone
         self._begin(member, waits=zone is None)
         self._touch(member)
 
@@ -231,9 +236,14 @@ class Fleet:
         if not waits:
             self._clock.at(self._clock.now + self._cold_start, self._ready, member)
 
-    def _place(self, model: str, *, wanted: bool) -> tuple[bool, str | None]:
-        """Whether a new pod of the Model runs on spot, and in which zone (None: there is no room for it now)."""
+    def _place(self, model: str, *, wanted: bool, asked: str) -> tuple[bool, str | None]:
+        """Whether a new pod of the Model runs on spot, and in which zone (None: there is no room for it now).
+
+        The planner says so where there are zones to choose from.
+        """
         spec = self._models[model].spec.spot
+        if len(self.index.market.zones) > 1:
+            return wanted, self._room_in(asked) if wanted else ""
         if not wanted and spec.policy == "Never":
             return False, ""
         firm = sum(not member.spot for member in self._of.get(model, {}).values())
@@ -243,6 +253,11 @@ class Fleet:
         if zone is None and spec.policy != "Required":
             return False, ""
         return True, zone
+
+    def _room_in(self, zone: str) -> str | None:
+        here = next((one for one in self._market.zones if one.name == zone), None)
+        free = here is not None and here.at(self._clock.now) > self._held(zone)
+        return zone if free else None
 
     def _free_zone(self) -> str | None:
         """The zone with most spot capacity left, the fewest of our pods where equal."""
@@ -335,7 +350,7 @@ class Fleet:
         for member in youngest[: max(0, len(there) - count)]:
             self._preempt(member)
         for member in [one for one in self.members.values() if one.pending]:
-            free = self._free_zone()
+            free = self._room_in(member.asked) if member.asked else self._free_zone()
             if free is not None:
                 member.zone, member.paid_from = free, self._clock.now
                 self._begin(member, waits=False)
@@ -354,6 +369,13 @@ class Fleet:
     def _taken(self, member: Member) -> None:
         if self.members.get(member.name) is member:
             self._end(member)
+
+
+def _market_settings(market: Market, cold_start_s: float) -> MarketSettings:
+    """The market as the operator's configuration would tell of it; zones have their files' names, whatever they are."""
+    prices = {kind: Prices(on_demand=price.on_demand, spot=price.spot) for kind, price in market.prices.items()}
+    zones = tuple(zone.name for zone in market.zones)
+    return MarketSettings.model_construct(zones=zones if len(zones) > 1 else (), prices=prices, cold_start=cold_start_s)
 
 
 def replicas(members: Mapping[str, Member]) -> tuple[int, int]:

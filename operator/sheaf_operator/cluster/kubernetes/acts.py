@@ -62,7 +62,7 @@ class Acts:
 
     async def _create(self, action: CreatePod) -> None:
         try:
-            body = pod_manifest(action.name, action.template, self.settings)
+            body = pod_manifest(action.name, action.template, self.settings, action.zone)
         except ManifestError as error:
             raise ClusterError(str(error)) from error
         try:

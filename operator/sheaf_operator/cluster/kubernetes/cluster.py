@@ -30,6 +30,7 @@ from sheaf_operator.planning.compose import plan_key
 from sheaf_operator.planning.index import FleetIndex, Key
 from sheaf_operator.planning.manifest.refusal import refusal
 from sheaf_operator.planning.manifest.settings import PodSettings
+from sheaf_operator.planning.market.settings import MarketSettings
 from sheaf_operator.planning.refs import Finding
 
 RELIST = 600.0
@@ -71,9 +72,10 @@ class KubernetesCluster:
     may_write: Callable[[], bool]
     instance: str
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    market: MarketSettings = field(default_factory=MarketSettings)
 
     def __post_init__(self) -> None:
-        self._index = FleetIndex(self.settings.digest, self._obstacle)
+        self._index = FleetIndex(self.settings.digest, self._obstacle, self.market)
         self._moved, self._relist = asyncio.Event(), asyncio.Event()
         self.complete = asyncio.Event()
         self._told_all = False

@@ -7,7 +7,7 @@ from typing import Any
 
 from sheaf_crds.agent_api import AgentState
 
-from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION
+from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, ZONE_ANNOTATION
 from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, ZONE_LABEL, spot_labels
 from sheaf_operator.planning.manifest.signals import node_notice, pod_notice
 from sheaf_operator.planning.manifest.troubles import STARTS_SLOWLY, Trouble, container_trouble, shorten
@@ -79,7 +79,7 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
         reason=trouble.reason,
         message=trouble.message,
         node=text(section(pod, "spec"), "nodeName"),
-        zone=node.zone if node else "",
+        zone=node.zone if node else text(section(metadata, "annotations"), ZONE_ANNOTATION),
         spot=asked_spot or (node is not None and node.spot),
         agent=agent,
         notice=pod_notice(pod) or (node.notice if node else None),

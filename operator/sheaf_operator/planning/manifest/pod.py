@@ -20,7 +20,7 @@ from sheaf_operator.planning.manifest.containers import (
     TOKEN_FILE,
 )
 from sheaf_operator.planning.manifest.refusal import ManifestError, refusal
-from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, scheduling
+from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, pinned, scheduling
 from sheaf_operator.planning.manifest.settings import PodSettings
 from sheaf_operator.planning.manifest.source import RUN_DIR, Weights, weights
 
@@ -28,14 +28,22 @@ NAME_LABEL = "app.kubernetes.io/name"
 MANAGER_LABEL = "app.kubernetes.io/managed-by"
 CONFIG_ANNOTATION = "sheaf.dev/agent-config"
 SPOT_ANNOTATION = "sheaf.dev/spot"
+ZONE_ANNOTATION = "sheaf.dev/zone"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 GRACE = 15
 ROOM_FOR_DOWNLOADS = 16 * 2**30
 RUN_LIMIT = 128 * 2**20
 
 
-def pod_manifest(name: str, template: PodTemplate, settings: PodSettings) -> dict[str, Any]:
+def pod_manifest(name: str, template: PodTemplate, settings: PodSettings, zone: str = "") -> dict[str, Any]:
     """The Pod as it is to be created; its namespace is that of the request.
+
+    Args:
+        name: of the pod.
+        template: what it runs.
+        settings: the installation's.
+        zone: where it must run, "" where it may be any. It is no part of the template: pods of one template may be in
+            different zones.
 
     Raises:
         ManifestError: where Model and settings do not fit together; the message says how to mend it.
@@ -44,11 +52,12 @@ def pod_manifest(name: str, template: PodTemplate, settings: PodSettings) -> dic
     if refused:
         raise ManifestError(refused)
     source = weights(template.spec, settings)
+    place = pinned(template, settings, zone)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(name, template, source, settings),
-        "spec": _spec(template, source, settings),
+        "metadata": _metadata(name, template, source, settings, place),
+        "spec": _spec(template, source, settings, place),
     }
 
 
@@ -75,7 +84,7 @@ def agent_config(template: PodTemplate, source: Weights, settings: PodSettings) 
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _metadata(name: str, template: PodTemplate, source: Weights, settings: PodSettings) -> dict[str, Any]:
+def _metadata(name: str, template: PodTemplate, source: Weights, settings: PodSettings, zone: str) -> dict[str, Any]:
     config = json.dumps(agent_config(template, source, settings), sort_keys=True)
     labels = {
         NAME_LABEL: "sheaf-engine",
@@ -87,6 +96,7 @@ def _metadata(name: str, template: PodTemplate, source: Weights, settings: PodSe
         CONFIG_ANNOTATION: config,
         SPOT_ANNOTATION: "true" if template.spot else "false",
         CONTAINER_ANNOTATION: containers.ENGINE,
+        **({ZONE_ANNOTATION: zone} if zone else {}),
     }
     return {
         "name": name,
@@ -107,7 +117,7 @@ def _owner(template: PodTemplate) -> dict[str, Any]:
     }
 
 
-def _spec(template: PodTemplate, source: Weights, settings: PodSettings) -> dict[str, Any]:
+def _spec(template: PodTemplate, source: Weights, settings: PodSettings, zone: str) -> dict[str, Any]:
     before = [containers.fetch_container(source, settings)] if source.fetch else []
     fields: dict[str, Any] = {
         "initContainers": [*before, containers.agent_container(source, settings)],
@@ -120,7 +130,7 @@ def _spec(template: PodTemplate, source: Weights, settings: PodSettings) -> dict
         "securityContext": _security(settings),
         "serviceAccountName": settings.service_account,
         "imagePullSecrets": [{"name": secret} for secret in settings.images.pull_secrets],
-        **scheduling(template, settings),
+        **scheduling(template, settings, zone),
     }
     return {name: value for name, value in fields.items() if value not in (None, [])}
 

@@ -42,11 +42,18 @@ def spot_labels(extra: Mapping[str, str]) -> tuple[tuple[str, tuple[str, ...]], 
     return (*SPOT_LABELS, *((key, (value,)) for key, value in extra.items()))
 
 
-def scheduling(template: PodTemplate, settings: PodSettings) -> dict[str, Any]:
-    """The part of a pod's spec that decides where it runs."""
+def pinned(template: PodTemplate, settings: PodSettings, zone: str) -> str:
+    """The zone that a pod is bound to: the one asked for, unless the settings choose zones themselves."""
+    selectors = [settings.node_selector]
+    selectors += [settings.accelerators[one.type].node_selector for one in alternatives(template.spec, settings)]
+    return "" if any(ZONE_LABEL in selector for selector in selectors) else zone
+
+
+def scheduling(template: PodTemplate, settings: PodSettings, zone: str = "") -> dict[str, Any]:
+    """The part of a pod's spec that decides where it runs; `zone`: nowhere else, "" where it may be any."""
     choices = alternatives(template.spec, settings)
     fields: dict[str, Any] = {
-        "affinity": _affinity(template, choices, settings),
+        "affinity": _affinity(template, choices, settings, zone),
         "topologySpreadConstraints": [_spread(template)],
         "tolerations": _tolerations(template, choices, settings),
         "nodeSelector": settings.node_selector,
@@ -57,10 +64,13 @@ def scheduling(template: PodTemplate, settings: PodSettings) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
 
 
-def _affinity(template: PodTemplate, choices: Iterable[Accelerator], settings: PodSettings) -> dict[str, Any]:
+def _affinity(
+    template: PodTemplate, choices: Iterable[Accelerator], settings: PodSettings, zone: str
+) -> dict[str, Any]:
     by_type = [_node_labels(one, settings) for one in choices]
     capacity = _spot_terms(settings) if template.spot else [_on_demand(settings)]
-    terms = [{"matchExpressions": [*one, *kind]} for one, kind in product(by_type or [[]], capacity)]
+    place = [_expression(ZONE_LABEL, "In", (zone,))] if zone else []
+    terms = [{"matchExpressions": [*one, *kind, *place]} for one, kind in product(by_type or [[]], capacity)]
     node: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     if len(by_type) > 1:
         preferred = [
