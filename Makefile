@@ -131,6 +131,14 @@ bench-gateway: $(STAMP) ## Gateways side by side, each on one core: requests, st
 bench-streams: $(STAMP) ## What a chunk costs in the gateway, with the journal of continued streams and without
 	$(BIN)/python bench/streams/bench_chunk_cost.py $(ARGS)
 
+.PHONY: bench-spot
+bench-spot: $(STAMP) ## Capacity policies on spot markets, simulated (SPOT=traces TRACE=requests)
+	$(BIN)/python bench/spot/bench_spot.py $(if $(SPOT),--spot $(SPOT)) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+.PHONY: bench-simulator
+bench-simulator: $(STAMP) ## The simulator against the emulator fleet in real time (on a quiet machine)
+	$(BIN)/python bench/simulator/bench_simulator.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
 .PHONY: bench-operator
 bench-operator: $(STAMP) ## The operator on a large fleet of pretended nodes and engines
 	$(BIN)/python bench/operator/bench_scale.py $(ARGS)

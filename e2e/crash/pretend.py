@@ -98,7 +98,7 @@ class Kubelet:
                     await self.look()
                 await asyncio.sleep(LOOK)
         finally:
-            for agent in self.agents.values():
+            for agent in tuple(self.agents.values()):
                 await agent.stop()
 
     async def look(self) -> None:
@@ -106,7 +106,8 @@ class Kubelet:
         self.pods = pods
         there = {pod["metadata"]["uid"] for pod in pods}
         for uid in self.agents.keys() - there:
-            await self.agents.pop(uid).stop()
+            if agent := self.agents.pop(uid, None):  # two looks may overlap
+                await agent.stop()
         for model, number in Counter(pod["metadata"]["labels"]["sheaf.dev/model"] for pod in pods).items():
             self.most_pods[model] = max(self.most_pods[model], number)
         for pod in pods:
