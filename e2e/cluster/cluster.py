@@ -151,12 +151,14 @@ class Cluster:
         """Start the API server where it was stopped."""
         control_plane.start_api_server(self.machine(CONTROL_PLANE), self.network, self._credentials)
 
-    def restart_controllers(self) -> None:
-        """Start the controller manager and the scheduler anew."""
-        machine = self.machine(CONTROL_PLANE)
+    def stop_controllers(self) -> None:
+        """End the controller manager and the scheduler."""
         for name in (control_plane.MANAGER, control_plane.SCHEDULER):
-            machine.stop(name, signal.SIGKILL)
-        control_plane.start_controllers(machine, self._credentials)
+            self.machine(CONTROL_PLANE).stop(name, signal.SIGKILL)
+
+    def start_controllers(self) -> None:
+        """Start them where they do not run."""
+        control_plane.start_controllers(self.machine(CONTROL_PLANE), self._credentials)
 
     def start_kubelet(self, spec: NodeSpec) -> None:
         """Start a node's kubelet where it was stopped."""

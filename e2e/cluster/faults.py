@@ -121,22 +121,22 @@ class Faults:
     def stop_api(self) -> None:
         """Stop the API server (killed after 5 s of politeness): connections are refused until ``start_api``."""
         self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", timeout=10)
+        self.cluster.stop_controllers()
 
     def kill_api(self) -> None:
-        """Kill -9 of the API server; it stays away until ``start_api``."""
+        """Kill -9 of the API server; it stays away until ``start_api``.
+
+        Controller manager and scheduler end too, as they do wherever they hold Leases: within 10 s of not being able to
+        renew them. Ones that lived on would take the nodes for lost in the moment in which the API server is back.
+        """
         self.cluster.machine(CONTROL_PLANE).stop("kube-apiserver", signal.SIGKILL)
+        self.cluster.stop_controllers()
 
     def start_api(self) -> None:
-        """Start the API server again where it was away; returns when it is ready.
-
-        Controller manager and scheduler start anew, as they do wherever they hold Leases: they end when they cannot renew
-        them. Ones that lived on would take the nodes for lost until their watches are back, for more than a minute.
-        """
-        away = self.cluster.machine(CONTROL_PLANE).ask({})["kube-apiserver"] is None
+        """Start the API server and its controllers again where they were away; returns when it is ready."""
         self.cluster.start_api()
         control_plane.wait_ready(self.cluster.layout, self.cluster.network)
-        if away:
-            self.cluster.restart_controllers()
+        self.cluster.start_controllers()
 
     def no_capacity(self, namespace: str, nodes: Sequence[str] = ()) -> None:
         """No node takes a new pod (a taint), and the namespace's quota holds no more than it has."""
