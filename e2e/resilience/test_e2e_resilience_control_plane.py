@@ -20,7 +20,9 @@ from resilience.writes import Writes, turns
 pytestmark = pytest.mark.timeout(400, func_only=True)
 
 # The API server is killed: one that ends politely also takes itself out of its Service, and kube-proxy then needs up to a
-# minute more after its return, in which no pod reaches it. Longer than every period of the processes: 25 s of a long poll, 10 s of the Lease, 15 s of a node's silence.
+# minute more after its return, in which no pod reaches it. The outage is longer than every period of the processes: 25 s
+# of a long poll, 10 s of the Lease, 15 s of a node's silence. Afterwards a kubelet takes its time to look for new pods.
+KUBELET = 180
 OUTAGE = float(os.environ.get("SHEAF_E2E_OUTAGE", "40"))
 
 
@@ -55,7 +57,7 @@ def test_no_request_fails_while_the_api_server_is_away_and_what_comes_after_is_a
         sheaf.scale(subject, 2)
         within(30, "acted on", lambda: len(sheaf.pods(subject)) == 2, every=0.25)
         print(f"\n  acted on {time.monotonic() - returned:.1f} s after the return")
-        sheaf.settled(subject)
+        sheaf.settled(subject, KUBELET)
     assert after.failed == 0, after
     assert before.items() <= sheaf.engines().items()
 
