@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import Adapter, AutoscalingPolicy, Model
+from sheaf_crds.model import ModelAutoscaling
 
 from sheaf_operator.planning.actions import Action, CreatePod, Plan, SetCatalog
 from sheaf_operator.planning.catalogs import Catalogs
@@ -17,8 +18,8 @@ from sheaf_operator.planning.leaving import clear, drain_times, retire, see_off
 from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
-from sheaf_operator.planning.report import policy_status, report, slo_status
-from sheaf_operator.planning.scaling import Desired, desired_replicas
+from sheaf_operator.planning.report import policy_status, report, scaling_events, slo_status
+from sheaf_operator.planning.scaling import Desired, Scaling, desired_replicas
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
@@ -38,6 +39,7 @@ class _Family:
     desired: Desired
     wanted: Wanted
     finding: Finding | None
+    record: ModelAutoscaling | None = None
 
     @property
     def blocked(self) -> bool:
@@ -72,7 +74,7 @@ def plan_key(index: FleetIndex, key: Key, now: float) -> Plan:
     users = index.users_of(key.kind, key.name)
     if key.kind == "SLO":
         slo = index.slo(key.name)
-        return Plan(tuple(slo_status(slo, users, now)) if slo else ())
+        return Plan(tuple(slo_status(slo, users, now, index.windows(key.name))) if slo else ())
     policy = index.policy(key.name)
     return Plan(tuple(policy_status(policy, users, now)) if policy else ())
 
@@ -112,10 +114,18 @@ def _family(
 ) -> _Family:
     spec, digest = model.spec, index.settings_digest
     policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
-    desired = desired_replicas(model, policy)
+    desired = desired_replicas(model, policy, index.scaling(model.name))
     templates = pod_template(model, digest), pod_template(model, digest, spot=True)
     wanted = wanted_pods(*templates, desired.replicas, pods, now)
-    return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy))
+    record = _record(model, policy, index.scaling(model.name))
+    return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy), record)
+
+
+def _record(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None) -> ModelAutoscaling | None:
+    """What the status says of autoscaling; what it remembers stays until autoscaling has looked."""
+    if policy is None:
+        return None
+    return scaling.record if scaling else model.status.autoscaling
 
 
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
@@ -139,9 +149,9 @@ def _plan_model(family: _Family, now: float, taken: Sequence[str]) -> list[Actio
         actions = [action for action in actions if not isinstance(action, CreatePod)]
     else:
         actions += _catalog_changes(pods, pinned.by_pod, catalogs, len(adapters))
-    facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding)
+    facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding, family.record)
     status, verdicts = model_status(facts, now)
-    actions += report(model, status, *verdicts)
+    actions += report(model, status, *verdicts) + scaling_events(model, family.record)
     return actions + _adapter_reports(family, pinned, now)
 
 

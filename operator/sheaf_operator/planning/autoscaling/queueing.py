@@ -1,0 +1,197 @@
+"""What share of requests keeps a promise on so many replicas: the timing model in closed form.
+
+One replica with arrival rate l works through l*(P + o*d) seconds of prompts and decoding sequences in a second (P: the
+computing time of a prompt, o: tokens of output, d: the part of a decode step that one sequence causes). What is left of
+each second goes into the fixed part of steps, so a token comes every (step_s + d) / (1 - l*(P + o*d)) seconds: TPOT,
+and by Little's law the sequences that decode. Prompts wait for those before them as in M/G/n (Erlang C, with the
+correction of Lee and Longton 1959 for the spread of prompt lengths, and an exponential tail): replicas behind a router
+that knows their queues are nearly one queue. Lengths of prompts are lognormal, those of outputs exponential.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from sheaf_operator.planning.autoscaling.facts import Bounds, Promise, Speed, Work
+
+MOST = 10_000
+FULL = 0.95
+EASY = 0.8
+UNREACHABLE_MARGIN = 0.005
+
+_NODES = 25
+_NORMAL = tuple(NormalDist().inv_cdf((node + 0.5) / _NODES) for node in range(_NODES))
+_EXPONENTIAL = tuple(-math.log(1.0 - (node + 0.5) / _NODES) for node in range(_NODES))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What so many replicas do under a load.
+
+    Attributes:
+        busy: share of the tightest resource in use (time, sequences or KV cache); 1 and more: the queue grows.
+        tpot_s: mean time for each further token.
+        running: requests under way on each replica.
+        prefill_s: mean time from the start of a prompt's computing to its first token.
+    """
+
+    busy: float
+    tpot_s: float = math.inf
+    running: float = math.inf
+    prefill_s: float = math.inf
+
+    @property
+    def service_s(self) -> Callable[[float], float]:
+        """Mean seconds from admission to the end, by tokens of output."""
+        return lambda output: self.prefill_s + output * self.tpot_s
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The queue of prompts: the chance to wait, the mean of those who wait, what each prompt length takes."""
+
+    chance: float
+    wait_s: float
+    begin_s: float
+    lengths: tuple[float, ...]
+
+    def within(self, seconds: float) -> float:
+        """Share of requests whose first token comes within so many seconds."""
+        left = (seconds - self.begin_s - length for length in self.lengths)
+        return sum(self._kept(rest) for rest in left) / len(self.lengths)
+
+    def _kept(self, rest: float) -> float:
+        if rest < 0.0:
+            return 0.0
+        return 1.0 - self.chance * math.exp(-rest / self.wait_s)
+
+
+def forecast(speed: Speed, work: Work, rate: float, replicas: int) -> Forecast:
+    """Means under `rate` requests a second, evenly over the replicas."""
+    own = rate / replicas
+    token = _token_s(speed, work)
+    load = own * (_prompt_s(speed, work, work.uncached) + work.output * token)
+    if load >= 1.0:
+        return Forecast(load)
+    tpot = (speed.step_s + token) / (1.0 - load)
+    decoding = own * work.output * tpot
+    line = _line(speed, work, rate, replicas, decoding)
+    context = decoding * (work.prompt + work.output / 2.0)
+    busy = max(load, decoding / speed.sequences, context / speed.kv_tokens, _occupied(speed, work, own, decoding))
+    first = sum(line.lengths) / _NODES + line.begin_s + (line.chance * line.wait_s if busy < 1.0 else 0.0)
+    return Forecast(busy, tpot, decoding + own * first, first)
+
+
+def attained(speed: Speed, work: Work, promise: Promise, rate: float, replicas: int) -> float:
+    """How far every promise is kept: the least of (share within a bound) - (share promised); below 0: one is broken."""
+    found = forecast(speed, work, rate, replicas)
+    if found.busy >= FULL:
+        return -1.0
+    line = _line(speed, work, rate, replicas, rate / replicas * work.output * found.tpot_s)
+    return min(
+        _least(promise.ttft, line.within),
+        _least(promise.tpot, lambda bound: _steady(speed, work, rate, bound, replicas)),
+        _least(promise.e2e, lambda bound: _whole(line, work.output * found.tpot_s, bound)),
+    )
+
+
+def needed(speed: Speed, work: Work, promise: Promise | None, rate: float, most: int = MOST) -> int:
+    """The smallest number of replicas that keeps the promise; without one, that is at most EASY busy.
+
+    A promise that no number keeps (a prompt that takes longer alone) is kept as far as it can be. At most `most`.
+    """
+    if rate <= 0.0:
+        return 0
+    if promise is None or promise.empty:
+        return _smallest(lambda count: forecast(speed, work, rate, count).busy <= EASY, most)
+    best = min(0.0, attained(speed, work, promise, rate / MOST, 1) - UNREACHABLE_MARGIN)
+    return _smallest(lambda count: attained(speed, work, promise, rate, count) >= best, most)
+
+
+def _smallest(enough: Callable[[int], bool], most: int) -> int:
+    """The smallest number that is enough, by doubling and halving; `most` where none is."""
+    high = 1
+    while high < most and not enough(high):
+        high = min(most, 2 * high)
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _token_s(speed: Speed, work: Work) -> float:
+    """Seconds that one decoding sequence adds to a step."""
+    return speed.sequence_s + speed.context_s * (work.prompt + work.output / 2.0)
+
+
+def _prompt_s(speed: Speed, work: Work, uncached: float) -> float:
+    """Seconds to compute so many prompt tokens, steps' fixed part left out."""
+    cached = max(0.0, work.prompt - work.uncached)
+    return uncached * (speed.token_s + speed.pair_s * (cached + uncached / 2.0))
+
+
+def _occupied(speed: Speed, work: Work, own: float, decoding: float) -> float:
+    """Share of a replica's time that prompts take, with the steps that they need."""
+    lengths = _occupations(speed, work, decoding)
+    return own * sum(lengths) / len(lengths)
+
+
+def _occupations(speed: Speed, work: Work, decoding: float) -> list[float]:
+    """What each prompt length keeps from the others: its share of steps that others' prompts fill with it."""
+    step, chunk = _step(speed, work, decoding)
+    return [size / chunk * step + _prompt_s(speed, work, size) for size in _sizes(work)]
+
+
+def _line(speed: Speed, work: Work, rate: float, replicas: int, decoding: float) -> Line:
+    step, chunk = _step(speed, work, decoding)
+    taken = _occupations(speed, work, decoding)
+    mean = sum(taken) / _NODES
+    square = sum(one * one for one in taken) / _NODES
+    load = min(FULL, rate * mean / replicas)
+    wait = square / (2.0 * mean * replicas * (1.0 - load))
+    lengths = tuple(math.ceil(size / chunk) * step + _prompt_s(speed, work, size) for size in _sizes(work))
+    return Line(_erlang(replicas, load * replicas), wait, min(1.0, decoding) * step / 2.0, lengths)
+
+
+def _step(speed: Speed, work: Work, decoding: float) -> tuple[float, float]:
+    """Seconds that a step takes without prompts, and the prompt tokens that fit into it."""
+    fixed = speed.step_s + decoding * _token_s(speed, work)
+    return fixed, max(1.0, speed.batch_tokens - decoding)
+
+
+def _sizes(work: Work) -> list[float]:
+    """Lengths of prompts, equally likely, with the mean of `uncached` and its spread."""
+    sigma = math.sqrt(math.log1p(max(0.0, work.spread)))
+    raw = [math.exp(sigma * node) for node in _NORMAL]
+    return [max(1.0, work.uncached) * size * _NODES / sum(raw) for size in raw]
+
+
+def _erlang(servers: int, load: float) -> float:
+    """The chance to wait in M/M/n, Erlang's formula C, by the recursion of formula B."""
+    if load <= 0.0:
+        return 0.0
+    blocked = 1.0
+    for server in range(1, servers + 1):
+        blocked = load * blocked / (server + load * blocked)
+    return blocked / (1.0 - load / servers * (1.0 - blocked))
+
+
+def _least(bounds: Bounds, share: Callable[[float], float]) -> float:
+    return min((share(seconds) - quantile for quantile, seconds in bounds), default=math.inf)
+
+
+def _steady(speed: Speed, work: Work, rate: float, bound: float, replicas: int) -> float:
+    """Share of requests whose tokens come within `bound` of each other: the load as it is during one answer."""
+    token = _token_s(speed, work)
+    each = _prompt_s(speed, work, work.uncached) + work.output * token
+    load, limit = rate * each / replicas, 1.0 - (speed.step_s + token) / bound
+    asked = max(1.0, rate * work.output * bound)
+    deviation = load * math.sqrt((1.0 + work.spread) / asked)
+    return NormalDist().cdf((limit - load) / max(deviation, 1e-9))
+
+
+def _whole(line: Line, answer_s: float, bound: float) -> float:
+    """Share of requests that end within `bound`, answers taking `answer_s` on average."""
+    return sum(line.within(bound - answer_s * node) for node in _EXPONENTIAL) / _NODES
