@@ -18,6 +18,7 @@
       "listen" ":8080"
       "agentTokenFile" "/etc/sheaf/agent-token/token"
       "pods" $pods -}}
+{{- if .Values.operator.speeds -}}{{- $_ := set $config "speeds" .Values.operator.speeds -}}{{- end -}}
 {{- mustToPrettyJson $config -}}
 {{- end -}}
 

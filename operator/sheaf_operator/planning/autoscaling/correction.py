@@ -7,6 +7,7 @@ observation, while replicas are not full. `caution` is added to the load: it gro
 last five minutes is overspent, and goes back, and below nothing, while it is hardly used.
 """
 
+import math
 from dataclasses import dataclass
 
 from sheaf_operator.planning.autoscaling.facts import Demand, Facts
@@ -17,7 +18,7 @@ SLOWEST, FASTEST = 10.0, 0.1
 TELLING = 0.7
 CALM_S = 120.0
 EVERY_S = 300.0
-RISE, FALL = 0.08, 0.02
+RISE, FALL = 0.05, 0.02
 MOST_CAUTION, LEAST_CAUTION = 1.0, -0.2
 OVERSPENT, UNSPENT = 1.0, 0.4
 _LARGEST_RATIO = 3.0
@@ -64,5 +65,6 @@ def _measured(before: Correction, facts: Facts, demand: Demand, rate: float) -> 
 def _careful(before: Correction, demand: Demand, since: float, now: float) -> Correction:
     if demand.burn is None or now - since < EVERY_S:
         return before
-    moved = before.caution + (RISE if demand.burn > OVERSPENT else -FALL if demand.burn < UNSPENT else 0.0)
+    rise = RISE * (1.0 + math.log2(demand.burn)) if demand.burn > OVERSPENT else 0.0
+    moved = before.caution + (rise or (-FALL if demand.burn < UNSPENT else 0.0))
     return Correction(before.slowness, round(min(MOST_CAUTION, max(LEAST_CAUTION, moved)), 3), now)

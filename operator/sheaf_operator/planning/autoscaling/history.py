@@ -54,9 +54,10 @@ class History:
 
 
 def trend(history: History, now: float, window_s: float) -> float:
-    """Growth of the arrival rate, each second, where it cannot be chance; 0 otherwise.
+    """Growth of the arrival rate, each second, by as much as it exceeds chance.
 
-    The mean of the last `window_s` against that of the `window_s` before; both are counts of random arrivals.
+    The mean of the last `window_s` against that of the `window_s` before, less one standard deviation of the difference
+    of two counts of random arrivals.
     """
     if not history.covers(2.0 * window_s, now):
         return 0.0
@@ -65,7 +66,7 @@ def trend(history: History, now: float, window_s: float) -> float:
     if late is None or early is None:
         return 0.0
     noise = math.sqrt((late + early) / window_s)
-    return (late - early) / window_s if late - early > 2.0 * noise else 0.0
+    return max(0.0, late - early - noise) / window_s
 
 
 def _mean(sums: Iterable[tuple[float, int]]) -> float | None:

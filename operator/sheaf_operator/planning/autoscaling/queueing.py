@@ -3,9 +3,11 @@
 One replica with arrival rate l works through l*(P + o*d) seconds of prompts and decoding sequences in a second (P: the
 computing time of a prompt, o: tokens of output, d: the part of a decode step that one sequence causes). What is left of
 each second goes into the fixed part of steps, so a token comes every (step_s + d) / (1 - l*(P + o*d)) seconds: TPOT,
-and by Little's law the sequences that decode. Prompts wait for those before them as in M/G/n (Erlang C, with the
-correction of Lee and Longton 1959 for the spread of prompt lengths, and an exponential tail): replicas behind a router
-that knows their queues are nearly one queue. Lengths of prompts are lognormal, those of outputs exponential.
+and by Little's law the sequences that decode. A request waits twice: for the prompts before it, and for a place among
+the sequences (as many as the engine runs at once, or its KV cache holds). Both are queues M/G/n with the chance to wait
+of Halfin and Whitt (1981), the correction of Lee and Longton (1959) for the spread of lengths and an exponential tail;
+n counts all replicas, which behind a router that knows their queues are nearly one queue. Lengths of prompts are
+lognormal, those of outputs exponential.
 """
 
 import math
@@ -21,6 +23,7 @@ EASY = 0.8
 UNREACHABLE_MARGIN = 0.005
 
 _NODES = 25
+_ROOMY = 8.0
 _NORMAL = tuple(NormalDist().inv_cdf((node + 0.5) / _NODES) for node in range(_NODES))
 _EXPONENTIAL = tuple(-math.log(1.0 - (node + 0.5) / _NODES) for node in range(_NODES))
 
@@ -48,11 +51,23 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The queue of prompts: the chance to wait, the mean of those who wait, what each prompt length takes."""
+class Queue:
+    """The chance to wait, and the mean wait of those who do."""
 
     chance: float
     wait_s: float
+
+    def later(self, seconds: float) -> float:
+        """Share of requests that wait longer."""
+        return self.chance * math.exp(-seconds / self.wait_s) if self.wait_s > 0.0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What lies between arrival and first token: two queues, the step under way, and what each prompt length takes."""
+
+    prompts: Queue
+    places: Queue
     begin_s: float
     lengths: tuple[float, ...]
 
@@ -64,7 +79,7 @@ class Line:
     def _kept(self, rest: float) -> float:
         if rest < 0.0:
             return 0.0
-        return 1.0 - self.chance * math.exp(-rest / self.wait_s)
+        return max(0.0, 1.0 - self.prompts.later(rest) - self.places.later(rest))
 
 
 def forecast(speed: Speed, work: Work, rate: float, replicas: int) -> Forecast:
@@ -77,9 +92,9 @@ def forecast(speed: Speed, work: Work, rate: float, replicas: int) -> Forecast:
     tpot = (speed.step_s + token) / (1.0 - load)
     decoding = own * work.output * tpot
     line = _line(speed, work, rate, replicas, decoding)
-    context = decoding * (work.prompt + work.output / 2.0)
-    busy = max(load, decoding / speed.sequences, context / speed.kv_tokens, _occupied(speed, work, own, decoding))
-    first = sum(line.lengths) / _NODES + line.begin_s + (line.chance * line.wait_s if busy < 1.0 else 0.0)
+    busy = max(load, decoding / _places(speed, work), _occupied(speed, work, own, decoding))
+    waits = sum(queue.chance * queue.wait_s for queue in (line.prompts, line.places)) if busy < 1.0 else 0.0
+    first = sum(line.lengths) / _NODES + line.begin_s + waits
     return Forecast(busy, tpot, decoding + own * first, first)
 
 
@@ -144,15 +159,30 @@ def _occupations(speed: Speed, work: Work, decoding: float) -> list[float]:
     return [size / chunk * step + _prompt_s(speed, work, size) for size in _sizes(work)]
 
 
+def _places(speed: Speed, work: Work) -> float:
+    """Sequences that one replica runs at once."""
+    return max(1.0, min(speed.sequences, speed.kv_tokens / (work.prompt + work.output / 2.0)))
+
+
 def _line(speed: Speed, work: Work, rate: float, replicas: int, decoding: float) -> Line:
     step, chunk = _step(speed, work, decoding)
     taken = _occupations(speed, work, decoding)
     mean = sum(taken) / _NODES
-    square = sum(one * one for one in taken) / _NODES
-    load = min(FULL, rate * mean / replicas)
-    wait = square / (2.0 * mean * replicas * (1.0 - load))
+    spread = sum(one * one for one in taken) / _NODES / mean**2
+    prompts = _queue(replicas, rate * mean, mean, spread)
+    answer = decoding * replicas / rate
+    places = _queue(replicas * _places(speed, work), rate * answer, answer, 1.0 + 1.0)
     lengths = tuple(math.ceil(size / chunk) * step + _prompt_s(speed, work, size) for size in _sizes(work))
-    return Line(_erlang(replicas, load * replicas), wait, min(1.0, decoding) * step / 2.0, lengths)
+    return Line(prompts, places, min(1.0, decoding) * step / 2.0, lengths)
+
+
+def _queue(servers: float, load: float, mean: float, square: float) -> Queue:
+    """The queue M/G/n: `load` in servers, `mean` of the service, `square` its second moment by the mean's square."""
+    use = min(FULL, load / servers)
+    room = (1.0 - use) * math.sqrt(servers)
+    normal = NormalDist()
+    chance = 1.0 / (1.0 + room * normal.cdf(room) / normal.pdf(room)) if use > 0.0 and room < _ROOMY else 0.0
+    return Queue(chance, mean * square / (2.0 * servers * (1.0 - use)))
 
 
 def _step(speed: Speed, work: Work, decoding: float) -> tuple[float, float]:
@@ -166,16 +196,6 @@ def _sizes(work: Work) -> list[float]:
     sigma = math.sqrt(math.log1p(max(0.0, work.spread)))
     raw = [math.exp(sigma * node) for node in _NORMAL]
     return [max(1.0, work.uncached) * size * _NODES / sum(raw) for size in raw]
-
-
-def _erlang(servers: int, load: float) -> float:
-    """The chance to wait in M/M/n, Erlang's formula C, by the recursion of formula B."""
-    if load <= 0.0:
-        return 0.0
-    blocked = 1.0
-    for server in range(1, servers + 1):
-        blocked = load * blocked / (server + load * blocked)
-    return blocked / (1.0 - load / servers * (1.0 - blocked))
 
 
 def _least(bounds: Bounds, share: Callable[[float], float]) -> float:

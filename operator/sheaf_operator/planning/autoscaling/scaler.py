@@ -5,7 +5,7 @@ what decisions leave for the next, begins with what statuses hold, learns cold s
 tells which Models and SLOs have to be planned again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sheaf_crds import SLO, AutoscalingPolicy, Model
@@ -188,13 +188,3 @@ def _with_cache(speed: Speed | None, serving: Iterable[PodFacts]) -> Speed | Non
     """The speed with the smallest KV cache that agents report."""
     sizes = [pod.agent.kv_tokens for pod in serving if pod.agent is not None and pod.agent.kv_tokens]
     return replace(speed, kv_tokens=min(sizes)) if speed is not None and sizes else speed
-
-
-def speeds_by_accelerator(known: Mapping[str, Speed]) -> SpeedOf:
-    """Looks the speed up by the Model's preferred accelerator; `cpu` where it names none."""
-
-    def speed_of(model: Model) -> Speed | None:
-        wanted = model.spec.accelerators
-        return known.get(wanted[0].type if wanted else "cpu")
-
-    return speed_of

@@ -14,15 +14,18 @@ from sheaf_crds.autoscaling import AutoscalingPolicySpec
 from sheaf_operator.planning.autoscaling.correction import Correction
 from sheaf_operator.planning.autoscaling.facts import Demand, Facts, Reason
 from sheaf_operator.planning.autoscaling.history import History, trend
-from sheaf_operator.planning.autoscaling.queueing import needed
+from sheaf_operator.planning.autoscaling.queueing import forecast, needed
 
 BAND = 0.1
 CALM_S = 60.0
 PANIC = 2.0
 RATE_S = 120.0
+TREND_WINDOWS_S = (120.0, 240.0)
+YOUNG_S = 180.0
+CLEARING_S = 60.0
+USUAL_PRESENCE = 1.5
 BURST_SIGMAS = 3.0
 GATEWAY_WINDOW_S = 60.0
-LEAST_CLEARING_S = 30.0
 LONGEST_LOOK_AHEAD_S = 600.0
 MOST_GROWTH = 0.5
 DEFAULT_PRESSURE = 0.8
@@ -109,6 +112,8 @@ def _slo(scene: Scene) -> Wish:
         return _unknown(scene)
     rate, parts = _rate(scene)
     count = _within_band(lambda some: replicas_for(scene, some), rate, scene.current)
+    if not scene.history.covers(YOUNG_S, scene.now):
+        count = max(count, scene.current)
     work = scene.demand.work
     aim = "to keep the SLO" if scene.facts.promise else "to be at most 80 % busy (the Model has no SLO)"
     text = (
@@ -133,12 +138,31 @@ def _rate(scene: Scene) -> tuple[float, list[str]]:
     rate, parts = calm, [f"{calm:.2f} arrive"]
     if demand.rate > calm + BURST_SIGMAS * math.sqrt(calm / GATEWAY_WINDOW_S):
         rate, parts = demand.rate, [f"{demand.rate:.2f} arrive in a burst"]
-    ahead = min(scene.facts.cold_start_s, LONGEST_LOOK_AHEAD_S)
-    growth = min(MOST_GROWTH * calm, trend(scene.history, now, RATE_S) * ahead) if demand.rate > calm else 0.0
-    waiting = (demand.waiting + demand.held) / max(LEAST_CLEARING_S, ahead)
+    growth = _growth(scene, calm)
+    late = _overdue(scene, calm) / CLEARING_S
     parts += [f"{growth:.2f} more by the time a replica is up"] if growth else []
-    parts += [f"{waiting:.2f} to clear those who wait"] if waiting else []
-    return rate + growth + waiting, parts
+    parts += [f"{late:.2f} to clear those who wait"] if late else []
+    return rate + growth + late, parts
+
+
+def _growth(scene: Scene, calm: float) -> float:
+    """What arrives more when a replica asked for now serves, while arrivals grow."""
+    if scene.demand.rate <= calm:
+        return 0.0
+    ahead = min(scene.facts.cold_start_s, LONGEST_LOOK_AHEAD_S) + RATE_S / 2.0
+    slope = max(trend(scene.history, scene.now, window) for window in TREND_WINDOWS_S)
+    return min(MOST_GROWTH * calm, slope * ahead)
+
+
+def _overdue(scene: Scene, rate: float) -> float:
+    """Requests beyond those that would be there if nobody waited: in gateways, and in the engines' own queues."""
+    speed, work, demand = scene.facts.speed, scene.demand.work, scene.demand
+    waiting = float(demand.waiting + demand.held)
+    enough = replicas_for(scene, rate)
+    if speed is None or work is None or not enough:
+        return waiting
+    usual = forecast(speed.slower(scene.correction.slowness), work, rate, enough).running * enough
+    return max(waiting, demand.present - USUAL_PRESENCE * usual - enough)
 
 
 def _adjusted(correction: Correction) -> str:
