@@ -56,8 +56,8 @@ class Stage:
     targets: tuple[float, ...]
 
 
-CHAT = Stage("nvidia-l4", (), 3.0, 0.25, (4, 6, 8, 10, 12, 14, 17, 20))
-LONG = Stage("nvidia-a100", ("--max-model-len=131072", "--block-size=64"), 30.0, 0.2, (1.5, 2, 3, 4, 5, 6, 8, 10))
+CHAT = Stage("nvidia-l4", (), 3.0, 0.25, (8, 12, 16, 20, 24, 28))
+LONG = Stage("nvidia-a100", ("--max-model-len=131072", "--block-size=64"), 30.0, 0.2, (2, 3, 4, 6, 8, 12))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3600.0, help="use so many seconds of the trace")
     parser.add_argument("--times", type=int, default=1, help="each request so many times, within half a minute")
     parser.add_argument("--cold-start", type=float, default=120.0)
-    parser.add_argument("--stabilization", type=float, default=60.0, help="scaleDown.stabilization of our policy")
+    parser.add_argument("--stabilization", type=float, default=180.0, help="scaleDown.stabilization of our policy")
     parser.add_argument("--peers", default="")
     parser.add_argument("--ttft", type=float, default=None)
     parser.add_argument("--tpot", type=float, default=None)

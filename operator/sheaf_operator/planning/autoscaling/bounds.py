@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from sheaf_crds import AutoscalingPolicy
 from sheaf_crds.autoscaling import AutoscalingPolicySpec, Schedule
 
 from sheaf_operator.planning.autoscaling.facts import Facts
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 UNBOUNDED = 1_000_000
-_LONGEST_S = 9 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,6 @@ def floor_ahead(policy: AutoscalingPolicySpec, now: float, ahead_s: float) -> in
     return max((window.min_replicas or 0 for window in coming), default=0)
 
 
-def unknown_zones(policy: AutoscalingPolicy) -> tuple[str, ...]:
-    """Windows of a policy whose time zone nobody knows; they are read as UTC."""
-    return tuple(window.name for window in policy.spec.schedules if _zone(window.time_zone) is None)
-
-
 def _open(window: Schedule, now: float) -> bool:
     here = datetime.fromtimestamp(now, _zone(window.time_zone) or UTC)
     time = f"{here.hour:02}:{here.minute:02}"
@@ -95,7 +88,5 @@ def _moments(today: datetime, text: str, zone: tzinfo) -> Iterable[float]:
 def _zone(name: str) -> ZoneInfo | None:
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError):
-        return None
-    except KeyError:
+    except (KeyError, OSError, ValueError):
         return None

@@ -103,7 +103,7 @@ def _awake(
     bounds: Limits,
     current: int,
 ) -> Decision:
-    scene = Scene(policy, facts, demand, memory.history, memory.correction, current, bounds.high, now)
+    scene = Scene(policy, facts, demand, memory.history, memory.correction, current, bounds.high + 1, now)
     wanted = _raised(scene, memory, bounds, wish(scene))
     if current == 0:
         number = bounds.clamp(max(1, wanted.replicas))
@@ -153,7 +153,7 @@ def _proportion(scene: Scene, usual: float, rate: float | None) -> int:
 def _told(move: Move, bounds: Limits, wanted: Wish, demand: Demand) -> list[Reason]:
     told = []
     if bounds.clamp(wanted.replicas) != wanted.replicas:
-        told.append(Reason("Bounded", f"{wanted.replicas} are held between {bounds.low} and {bounds.high}"))
+        told.append(Reason("Bounded", f"held between {bounds.low} and {bounds.high}"))
     if bounds.windows:
         told.append(Reason("Schedule", f"open: {', '.join(bounds.windows)}"))
     if bounds.strange:

@@ -13,11 +13,13 @@ lognormal, those of outputs exponential.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 from sheaf_operator.planning.autoscaling.facts import Bounds, Promise, Speed, Work
 
 MOST = 10_000
+LEAST_RATE = 1e-6
 FULL = 0.95
 EASY = 0.8
 UNREACHABLE_MARGIN = 0.005
@@ -84,26 +86,14 @@ class Line:
 
 def forecast(speed: Speed, work: Work, rate: float, replicas: int) -> Forecast:
     """Means under `rate` requests a second, evenly over the replicas."""
-    own = rate / replicas
-    token = _token_s(speed, work)
-    load = own * (_prompt_s(speed, work, work.uncached) + work.output * token)
-    if load >= 1.0:
-        return Forecast(load)
-    tpot = (speed.step_s + token) / (1.0 - load)
-    decoding = own * work.output * tpot
-    line = _line(speed, work, rate, replicas, decoding)
-    busy = max(load, decoding / _places(speed, work), _occupied(speed, work, own, decoding))
-    waits = sum(queue.chance * queue.wait_s for queue in (line.prompts, line.places)) if busy < 1.0 else 0.0
-    first = sum(line.lengths) / _NODES + line.begin_s + waits
-    return Forecast(busy, tpot, decoding + own * first, first)
+    return _state(speed, work, rate, replicas)[0]
 
 
 def attained(speed: Speed, work: Work, promise: Promise, rate: float, replicas: int) -> float:
     """How far every promise is kept: the least of (share within a bound) - (share promised); below 0: one is broken."""
-    found = forecast(speed, work, rate, replicas)
-    if found.busy >= FULL:
+    found, line = _state(speed, work, rate, replicas)
+    if line is None or found.busy >= FULL:
         return -1.0
-    line = _line(speed, work, rate, replicas, rate / replicas * work.output * found.tpot_s)
     return min(
         _least(promise.ttft, line.within),
         _least(promise.tpot, lambda bound: _steady(speed, work, rate, bound, replicas)),
@@ -116,11 +106,11 @@ def needed(speed: Speed, work: Work, promise: Promise | None, rate: float, most:
 
     A promise that no number keeps (a prompt that takes longer alone) is kept as far as it can be. At most `most`.
     """
-    if rate <= 0.0:
+    if rate < LEAST_RATE:
         return 0
     if promise is None or promise.empty:
         return _smallest(lambda count: forecast(speed, work, rate, count).busy <= EASY, most)
-    best = min(0.0, attained(speed, work, promise, rate / MOST, 1) - UNREACHABLE_MARGIN)
+    best = min(0.0, attained(speed, work, promise, LEAST_RATE, 1) - UNREACHABLE_MARGIN)
     return _smallest(lambda count: attained(speed, work, promise, rate, count) >= best, most)
 
 
@@ -147,16 +137,30 @@ def _prompt_s(speed: Speed, work: Work, uncached: float) -> float:
     return uncached * (speed.token_s + speed.pair_s * (cached + uncached / 2.0))
 
 
-def _occupied(speed: Speed, work: Work, own: float, decoding: float) -> float:
-    """Share of a replica's time that prompts take, with the steps that they need."""
-    lengths = _occupations(speed, work, decoding)
-    return own * sum(lengths) / len(lengths)
-
-
-def _occupations(speed: Speed, work: Work, decoding: float) -> list[float]:
-    """What each prompt length keeps from the others: its share of steps that others' prompts fill with it."""
+def _state(speed: Speed, work: Work, rate: float, replicas: int) -> tuple[Forecast, Line | None]:
+    own, token = rate / replicas, _token_s(speed, work)
+    load = own * (_prompt_s(speed, work, work.uncached) + work.output * token)
+    if load >= 1.0:
+        return Forecast(load), None
+    tpot = (speed.step_s + token) / (1.0 - load)
+    decoding = own * work.output * tpot
     step, chunk = _step(speed, work, decoding)
-    return [size / chunk * step + _prompt_s(speed, work, size) for size in _sizes(work)]
+    mean, spread = _occupation(speed, work, step / chunk)
+    line = _line(speed, work, rate, replicas, (step, chunk, decoding, mean, spread))
+    busy = max(load, decoding / _places(speed, work), own * mean)
+    waits = sum(queue.chance * queue.wait_s for queue in (line.prompts, line.places)) if busy < 1.0 else 0.0
+    first = sum(line.lengths) / _NODES + line.begin_s + waits
+    return Forecast(busy, tpot, decoding + own * first, first), line
+
+
+def _occupation(speed: Speed, work: Work, step_token_s: float) -> tuple[float, float]:
+    """What a prompt keeps from the others, with its share of the steps that others' prompts fill with it: the mean, and
+    the second moment by the mean's square. It is a*u + b*u^2 seconds for u tokens."""
+    cached = max(0.0, work.prompt - work.uncached)
+    a, b = step_token_s + speed.token_s + speed.pair_s * cached, speed.pair_s / 2.0
+    first, second, third, fourth = _moments(work)
+    mean = a * first + b * second
+    return mean, (a * a * second + 2.0 * a * b * third + b * b * fourth) / (mean * mean)
 
 
 def _places(speed: Speed, work: Work) -> float:
@@ -164,11 +168,10 @@ def _places(speed: Speed, work: Work) -> float:
     return max(1.0, min(speed.sequences, speed.kv_tokens / (work.prompt + work.output / 2.0)))
 
 
-def _line(speed: Speed, work: Work, rate: float, replicas: int, decoding: float) -> Line:
-    step, chunk = _step(speed, work, decoding)
-    taken = _occupations(speed, work, decoding)
-    mean = sum(taken) / _NODES
-    spread = sum(one * one for one in taken) / _NODES / mean**2
+def _line(
+    speed: Speed, work: Work, rate: float, replicas: int, means: tuple[float, float, float, float, float]
+) -> Line:
+    step, chunk, decoding, mean, spread = means
     prompts = _queue(replicas, rate * mean, mean, spread)
     answer = decoding * replicas / rate
     places = _queue(replicas * _places(speed, work), rate * answer, answer, 1.0 + 1.0)
@@ -180,8 +183,7 @@ def _queue(servers: float, load: float, mean: float, square: float) -> Queue:
     """The queue M/G/n: `load` in servers, `mean` of the service, `square` its second moment by the mean's square."""
     use = min(FULL, load / servers)
     room = (1.0 - use) * math.sqrt(servers)
-    normal = NormalDist()
-    chance = 1.0 / (1.0 + room * normal.cdf(room) / normal.pdf(room)) if use > 0.0 and room < _ROOMY else 0.0
+    chance = 1.0 / (1.0 + room * _below(room) / _density(room)) if use > 0.0 and room < _ROOMY else 0.0
     return Queue(chance, mean * square / (2.0 * servers * (1.0 - use)))
 
 
@@ -191,11 +193,18 @@ def _step(speed: Speed, work: Work, decoding: float) -> tuple[float, float]:
     return fixed, max(1.0, speed.batch_tokens - decoding)
 
 
-def _sizes(work: Work) -> list[float]:
+@lru_cache(maxsize=256)
+def _sizes(work: Work) -> tuple[float, ...]:
     """Lengths of prompts, equally likely, with the mean of `uncached` and its spread."""
     sigma = math.sqrt(math.log1p(max(0.0, work.spread)))
     raw = [math.exp(sigma * node) for node in _NORMAL]
-    return [max(1.0, work.uncached) * size * _NODES / sum(raw) for size in raw]
+    return tuple(max(1.0, work.uncached) * size * _NODES / sum(raw) for size in raw)
+
+
+@lru_cache(maxsize=256)
+def _moments(work: Work) -> tuple[float, ...]:
+    """The first four moments of the lengths."""
+    return tuple(sum(size**power for size in _sizes(work)) / _NODES for power in (1, 2, 3, 4))
 
 
 def _least(bounds: Bounds, share: Callable[[float], float]) -> float:
@@ -209,9 +218,18 @@ def _steady(speed: Speed, work: Work, rate: float, bound: float, replicas: int) 
     load, limit = rate * each / replicas, 1.0 - (speed.step_s + token) / bound
     asked = max(1.0, rate * work.output * bound)
     deviation = load * math.sqrt((1.0 + work.spread) / asked)
-    return NormalDist().cdf((limit - load) / max(deviation, 1e-9))
+    return _below((limit - load) / max(deviation, 1e-9))
 
 
 def _whole(line: Line, answer_s: float, bound: float) -> float:
     """Share of requests that end within `bound`, answers taking `answer_s` on average."""
     return sum(line.within(bound - answer_s * node) for node in _EXPONENTIAL) / _NODES
+
+
+def _below(value: float) -> float:
+    """Share of a standard normal below the value."""
+    return 0.5 * (1.0 + math.erf(value / math.sqrt(2.0)))
+
+
+def _density(value: float) -> float:
+    return math.exp(-value * value / 2.0) / math.sqrt(2.0 * math.pi)

@@ -28,6 +28,7 @@ BURST_SIGMAS = 3.0
 GATEWAY_WINDOW_S = 60.0
 LONGEST_LOOK_AHEAD_S = 600.0
 MOST_GROWTH = 0.5
+HEADROOM = 0.2
 DEFAULT_PRESSURE = 0.8
 DEFAULT_CONCURRENCY = 32.0
 
@@ -68,7 +69,7 @@ def replicas_for(scene: Scene, rate: float) -> int:
     speed, work = scene.facts.speed, scene.demand.work
     if speed is None or work is None:
         return 0
-    factor = 1.0 + scene.correction.caution
+    factor = 1.0 + HEADROOM + scene.correction.caution
     return needed(speed.slower(scene.correction.slowness), work, scene.facts.promise, rate * factor, scene.most)
 
 
@@ -124,8 +125,8 @@ def _slo(scene: Scene) -> Wish:
 
 
 def _unknown(scene: Scene) -> Wish:
-    """Nothing was measured yet: what waits shows that more is needed, and nothing shows that less would do."""
-    more = scene.current + (1 if scene.demand.waiting else 0)
+    """Nothing was measured yet: what waits shows that more is needed than serve, nothing that less would do."""
+    more = max(scene.current, scene.facts.ready + 1) if scene.demand.waiting else scene.current
     what = "the speed of a replica is" if scene.facts.speed is None else "lengths of requests are"
     return Wish(min(max(1, more), scene.most), Reason("SLO", f"{what} not known yet"))
 

@@ -27,10 +27,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What was wished lately, oldest first, in a bounded number of spans; `since` is the first wish of all."""
+    """What was wished lately, oldest first, in a bounded number of spans; `since` is the first wish of all, `last` the
+    last one."""
 
     spans: tuple[Span, ...] = ()
     since: float | None = None
+    last: int = 0
 
     def with_wish(self, wish: int, window_s: float, now: float) -> "Wishes":
         """The wishes with one more, as far back as the window reaches."""
@@ -38,8 +40,8 @@ class Wishes:
         kept = tuple(span for span in self.spans if span.end >= now - window_s)
         if kept and now - kept[-1].start < max(_SHORTEST_S, window_s / PARTS):
             last = kept[-1]
-            return Wishes((*kept[:-1], Span(last.start, now, min(last.low, wish), max(last.high, wish))), since)
-        return Wishes((*kept, Span(now, now, wish, wish)), since)
+            return Wishes((*kept[:-1], Span(last.start, now, min(last.low, wish), max(last.high, wish))), since, wish)
+        return Wishes((*kept, Span(now, now, wish, wish)), since, wish)
 
     def lasted(self, window_s: float, now: float) -> bool:
         """Whether it has been watched for the whole window."""
@@ -47,11 +49,14 @@ class Wishes:
 
     def least(self, window_s: float, now: float) -> int:
         """The lowest wish in the window."""
-        return min(span.low for span in self.spans if span.end >= now - window_s)
+        return min((span.low for span in self._within(window_s, now)), default=self.last)
 
     def most(self, window_s: float, now: float) -> int:
         """The highest wish in the window."""
-        return max(span.high for span in self.spans if span.end >= now - window_s)
+        return max((span.high for span in self._within(window_s, now)), default=self.last)
+
+    def _within(self, window_s: float, now: float) -> list[Span]:
+        return [span for span in self.spans if span.end >= now - window_s] if window_s else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,7 @@ class Move:
 
 
 def settle(policy: AutoscalingPolicySpec, wishes: Wishes, current: int, changed_at: float, now: float) -> Move:
-    """The number that the wishes (the last one is of `now`) allow; `changed_at` is when `current` was decided."""
-    wish = wishes.spans[-1]
+    """The number that the wishes allow; `changed_at` is when `current` was decided."""
     up, down = policy.scale_up, policy.scale_down
     rise = wishes.least(up.stabilization, now) if wishes.lasted(up.stabilization, now) else current
     fall = wishes.most(down.stabilization, now) if wishes.lasted(down.stabilization, now) else current
@@ -73,7 +77,7 @@ def settle(policy: AutoscalingPolicySpec, wishes: Wishes, current: int, changed_
         return _step(up, current, rise, changed_at, now)
     if fall < current:
         return _step(down, current, fall, changed_at, now)
-    return Move(current, waits=not wish.low == wish.high == current)
+    return Move(current, waits=wishes.last != current)
 
 
 def _step(rule: ScaleRule, current: int, target: int, changed_at: float, now: float) -> Move:
