@@ -286,3 +286,10 @@ def test_pressure_comes_to_rest_where_caches_fill_with_fewer_pods(load):
         days.look(Demand(round(running), max(0, waiting), rate=2.0, slots=256 * ready, kv_use=min(1.0, load / ready)))
     assert len(set(days.numbers[-20:])) == 1
     assert load / days.numbers[-1] <= 0.85
+
+
+def test_held_requests_count_where_nothing_arrives_any_more():
+    days = Days(spec(), known(declared=2))
+    days.run(Demand(work=WORK), 300.0)
+    decision = days.look(Demand(waiting=30, work=WORK))
+    assert "to clear those who wait" in decision.reasons[0].text

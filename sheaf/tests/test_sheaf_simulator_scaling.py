@@ -4,6 +4,7 @@ import pytest
 from sheaf.cli.errors import CliError
 from sheaf.cli.explain import explain
 from sheaf.cli.explain_model import decisions, lines
+from sheaf.cli.main import run
 from sheaf.simulator.peers import Apa, Hpa, Kpa
 from sheaf.simulator.profiles import BY_ACCELERATOR
 from sheaf.simulator.scaling import speed_of
@@ -66,3 +67,13 @@ def test_a_model_is_explained_with_its_last_decisions():
 def test_explain_takes_a_second_name_after_the_word_model_only():
     with pytest.raises(CliError, match="sheaf explain model b"):
         explain("a", "b")
+
+
+def test_a_plan_names_pods_and_their_price(tmp_path, capsys):
+    trace = tmp_path / "trace.jsonl"
+    rows = [f'{{"arrival": {n}, "input_tokens": {100 + 900 * (n % 2)}, "output_tokens": 50}}' for n in range(1, 60)]
+    trace.write_text("\n".join(rows))
+    assert run(["plan", "--trace", str(trace), "--kinds", "nvidia-l4,nvidia-h100"]) == 0
+    assert "1 nvidia-l4: 0.70 an hour" in capsys.readouterr().out
+    assert run(["plan", "--trace", str(trace), "--kinds", "abacus"]) == 1
+    assert run(["plan", "--trace", str(trace), "--ttft", "0.001"]) == 1

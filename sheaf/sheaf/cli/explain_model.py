@@ -17,7 +17,9 @@ HEADINGS = ("WHEN", "REPLICAS", "REASON", "FIGURES")
 def explain_model(name: str, output: str, url: str | None, key: str | None) -> None:
     """Print what autoscaling decided for a Model."""
     found = _model(fetch("/sheaf/v1/objects/models", url, key), name)
-    demand = next((one for one in fetch("/sheaf/v1/demand", url, key)["models"] if one["model"] == name), {})
+    demand: Mapping[str, Any] = next(
+        (one for one in fetch("/sheaf/v1/demand", url, key)["models"] if one["model"] == name), {}
+    )
     if output == "json":
         shown = {"model": name, "demand": demand, "autoscaling": found.get("status", {}).get("autoscaling")}
         print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
