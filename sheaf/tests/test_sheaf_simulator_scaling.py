@@ -25,6 +25,7 @@ def test_hpa_keeps_within_its_tolerance_doubles_at_most_and_falls_to_the_peak_of
     assert hpa.replicas(400.0, 8, 4, 30.0) == 16
     assert hpa.replicas(400.0, 1, 1, 45.0) == 5
     assert hpa.replicas(10.0, 16, 16, 300.0) == 16
+    assert [Hpa(10.0).replicas(0.0, 8, 8, 0.0), Kpa(10.0).replicas(0.0, 8, 8, 0.0)] == [8, 8]
     assert hpa.replicas(10.0, 16, 16, 360.0) == 1
 
 

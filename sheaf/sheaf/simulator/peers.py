@@ -30,7 +30,8 @@ class Hpa:
     """Kubernetes' HorizontalPodAutoscaler on an average value, with the defaults of its controller and of `behavior`.
 
     Every 15 s: ceil(total / target), nothing within a tolerance of 10 %; up by at most the greater of 100 % and four
-    pods in 15 s; down to the highest recommendation of the last `stabilization` seconds (300).
+    pods in 15 s; down to the highest recommendation of the last `stabilization` seconds (300), of which the number that
+    it finds is the first.
     """
 
     SYNC_S = 15.0
@@ -46,6 +47,8 @@ class Hpa:
         if now < self._next:
             return current
         self._next = now + self.SYNC_S
+        if not self._recommended:
+            self._recommended.append((now, current))
         ratio = present / (self._target * current) if current else float(present > 0)
         wanted = current if abs(ratio - 1.0) <= self.TOLERANCE else math.ceil(present / self._target)
         self._recommended.append((now, wanted))
@@ -60,7 +63,8 @@ class Kpa:
     """Knative's: averages over a stable and a panic window; up at once in panic, and not down until it is over.
 
     Defaults of its configuration: stable 60 s, panic a tenth of it, panic above twice what is ready, 70 % of the
-    target, up at most 1000 times and down at most to a half in a step. AIBrix runs it with 180 s and 60 s.
+    target, up at most 1000 times and down at most to a half in a step. It begins in panic where it finds more than one
+    pod. AIBrix runs it with 180 s and 60 s.
     """
 
     PANIC = 2.0
@@ -74,6 +78,8 @@ class Kpa:
 
     def replicas(self, present: float, current: int, ready: int, now: float) -> int:  # noqa: ARG002
         """See the class."""
+        if not self._seen and ready > 1:
+            self._panic_since, self._most = now, ready
         self._seen.append((now, present))
         while self._seen[0][0] <= now - self._stable:
             self._seen.popleft()
