@@ -4,8 +4,7 @@ Every autoscaler runs the same fleet, admission and router on the same requests.
 choose. The peers (sheaf/sheaf/simulator/peers.py) are run over a range of targets; of each peer the run counts that
 needs the fewest GPU hours among those that attain the SLO: the promised share of requests, or what Sheaf attained where
 that is less. So peers have a target chosen in hindsight on this very trace. `gpu_hours_vs_best_peer` is Sheaf's GPU
-hours by the fewest of those. docs/autoscaling.md explains the settings. Nothing is tuned to traces: what is not derived
-was chosen on the generated load (no TRACE).
+hours by the fewest of those. docs/autoscaling.md explains the settings, and what was seen of which trace.
 """
 
 import argparse
