@@ -74,7 +74,8 @@ class Wait(msgspec.Struct, frozen=True):
 class Demand(msgspec.Struct, frozen=True):
     """What is asked of a Model at one moment. `held` wait for a first pod; the rest of those who wait are `waiting`,
     of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second. What a
-    limit of its caller refuses is no demand."""
+    limit of its caller refuses is no demand. Tokens are means of late requests: whole prompts, what of them had to be
+    computed with its squared coefficient of variation, and answers."""
 
     running: int = 0
     waiting: int = 0
@@ -85,6 +86,10 @@ class Demand(msgspec.Struct, frozen=True):
     arrival_rate: float = 0.0
     service_s: float = 0.0
     refused: int = 0
+    prompt_tokens: float = 0.0
+    uncached_tokens: float = 0.0
+    uncached_spread: float = 0.0
+    output_tokens: float = 0.0
 
 
 Answer = Admit | Wait | Reject
@@ -153,6 +158,8 @@ class Admission:
         gate.learn(service_s, first_s)
         prompt = bill.prompt if uncached is None else uncached
         gate.charge(bill, prompt, bill.output if output is None else output)
+        if service_s is not None:
+            gate.sizes.learn(ask.prompt, prompt, bill.output)
         self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
 
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
@@ -208,6 +215,10 @@ class Admission:
             arrival_rate=gate.arrivals.read(now),
             service_s=gate.service_s if gate.learnt else 0.0,
             refused=gate.refused,
+            prompt_tokens=gate.sizes.prompt,
+            uncached_tokens=gate.sizes.uncached,
+            uncached_spread=gate.sizes.spread,
+            output_tokens=gate.sizes.output,
         )
 
     def served(self, model: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from sheaf.local.pod import Site
 from sheaf.local.ports import PortLease
 from sheaf.local.programs import Programs
 from sheaf.local.resources import Machine
+from sheaf.local.scaling import autoscaling
 from sheaf.local.store import Store
 from sheaf.local.watch import ManifestWatch
 
@@ -83,7 +84,8 @@ class LocalSheaf:
         watch = ManifestWatch(self.options.paths)
         self.load()
         self.cluster.publish()
-        works = (self._operate(), self._follow_files(watch), self.gateway.run(), self._announce())
+        scaling = autoscaling(self.cluster, self.layout, self.options.url)
+        works = (self._operate(), scaling.run(), self._follow_files(watch), self.gateway.run(), self._announce())
         tasks = [asyncio.create_task(work) for work in works]
         try:
             await self._until_stopped(tasks)
