@@ -189,9 +189,6 @@ class ModelAutoscaling(ApiType):
 
     policy: str = Field(default="", max_length=63, description="Name of the AutoscalingPolicy that decides.")
     desired_replicas: int = Field(default=0, ge=0, description="Replicas decided last.")
-    idle_since: datetime | None = Field(
-        default=None, description="Since when nothing is asked, where the last replica may go."
-    )
     cold_start: Duration | None = Field(
         default=None, description="Time from a pod's creation until it serves, as pods showed."
     )

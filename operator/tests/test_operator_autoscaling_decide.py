@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_autoscaling import NOW, WORK, Days, asked, known, spec
 from sheaf_operator.planning.autoscaling import Demand, Facts, Memory, decide
+from sheaf_operator.planning.autoscaling.correction import Correction
 
 SIGNALS = st.sampled_from(
     [
@@ -167,6 +168,31 @@ def test_the_last_replica_goes_when_nothing_was_asked_for_long_and_comes_back_at
     woken = days.look(Demand(held=3))
     assert woken.replicas >= 1
     assert woken.reasons[0].word == "Woken"
+    assert days.memory.idle_since is None
+
+
+def test_what_measurements_changed_is_told_with_the_number():
+    days = Days(spec(), known(declared=2), Memory(correction=Correction(1.5, 0.2)))
+    told = days.look(asked(5.0)).reasons[0].text
+    assert "replicas measured 1.50 times as slow as their profile; load taken +20% by the measured attainment" in told
+
+
+def test_gateways_remember_since_when_nothing_is_asked_so_that_a_restart_does_not_begin_anew():
+    days = Days(spec(scaleToZero={"after": "10m"}), known(declared=2))
+    assert days.look(asked(0.0, quiet_s=500.0)).replicas == 2
+    assert days.memory.idle_since == NOW - 500.0
+    assert days.run(asked(0.0, quiet_s=None), 90.0).replicas == 2
+    days.look(asked(1.0))
+    busy = days.memory.busy_at
+    days.look(asked(0.0, quiet_s=9000.0))
+    assert days.memory.idle_since == busy
+    assert days.look(asked(0.0, quiet_s=9000.0, complete=False)).replicas == 2
+    assert days.memory.idle_since is None
+
+
+def test_arrivals_of_a_moment_ago_are_no_idleness_where_gateways_do_not_say_since_when():
+    days = Days(spec(scaleToZero={"after": "10m"}), known(declared=2))
+    days.look(asked(1.0, present=0))
     assert days.memory.idle_since is None
 
 

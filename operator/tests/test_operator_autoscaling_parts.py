@@ -198,13 +198,13 @@ def test_only_what_moved_is_worth_a_write():
 
 
 def test_a_status_holds_what_a_restart_must_not_forget():
-    memory = replace(Memory(), replicas=4, idle_since=NOW, cold_start_s=93.0, season=Season((1.0,) * 168))
-    kept = recorded(memory, "steady", keeps_idle=True, keeps_season=True, idle_s=60.0)
+    memory = replace(Memory(), replicas=4, cold_start_s=93.0, season=Season((1.0,) * 168))
+    kept = recorded(memory, "steady", keeps_season=True)
     back = remembered(kept)
-    assert (back.replicas, back.idle_since, back.cold_start_s) == (4, NOW, 95.0)
+    assert (back.replicas, back.cold_start_s) == (4, 95.0)
     assert back.season.rates == memory.season.rates
-    short = recorded(replace(memory, cold_start_s=None), "steady", keeps_idle=True, keeps_season=False, idle_s=5.0)
-    assert (short.idle_since, short.cold_start, short.season) == (None, None, ())
+    short = recorded(replace(memory, cold_start_s=None), "steady", keeps_season=False)
+    assert (short.cold_start, short.season) == (None, ())
     assert remembered(None) == Memory()
 
 

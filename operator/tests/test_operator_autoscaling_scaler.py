@@ -135,20 +135,49 @@ def test_an_slo_says_how_it_was_kept_at_most_once_a_minute_and_nothing_where_nob
     index, _ = fleet("one")
     scaler = Scaler(index, lambda _: SPEED)
     quiet = (SLOWindow(window="5m"), SLOWindow(window="1h"))
-    assert Key("SLO", "chat") not in scaler.observe(report(asked(0.0), chat=quiet), NOW)
+    assert Key("SLO", "chat") not in scaler.observe(report(asked(0.0, quiet_s=0.0), chat=quiet), NOW)
     kept = (SLOWindow(window="5m", requests=10, attained_percent=90.0, burn=2.0), SLOWindow(window="1h", requests=10))
-    assert Key("SLO", "chat") in scaler.observe(report(asked(1.0), NOW + 5, chat=kept), NOW + 5)
+    assert Key("SLO", "chat") in scaler.observe(report(asked(1.0, quiet_s=0.0), NOW + 5, chat=kept), NOW + 5)
     found = actions(index, Key("SLO", "chat"))
     assert next(a.status for a in found if isinstance(a, UpdateStatus)).windows == kept
     store(index, found)
     assert not actions(index, Key("SLO", "chat"))
     worse = (SLOWindow(window="5m", requests=50, attained_percent=50.0, burn=9.0), kept[1])
-    assert Key("SLO", "chat") not in scaler.observe(report(asked(1.0), NOW + 30, chat=worse), NOW + 30)
-    assert Key("SLO", "chat") in scaler.observe(report(asked(1.0), NOW + 66, chat=worse), NOW + 66)
+    assert Key("SLO", "chat") not in scaler.observe(report(asked(1.0, quiet_s=0.0), NOW + 30, chat=worse), NOW + 30)
+    assert Key("SLO", "chat") in scaler.observe(report(asked(1.0, quiet_s=0.0), NOW + 66, chat=worse), NOW + 66)
     assert index.note_windows("chat", worse) == frozenset()
     index.remove("SLO", "chat")
     assert index.windows("chat") is None
-    scaler.observe(report(asked(1.0), NOW + 130), NOW + 130)
+    scaler.observe(report(asked(1.0, quiet_s=0.0), NOW + 130), NOW + 130)
+
+
+def test_windows_that_only_pass_are_not_written():
+    index, _ = fleet("one")
+    scaler = Scaler(index, lambda _: SPEED)
+    full = (SLOWindow(window="5m", requests=100, burn=1.0), SLOWindow(window="1h", requests=100))
+    assert Key("SLO", "chat") in scaler.observe(report(asked(1.0, quiet_s=0.0), NOW, chat=full), NOW)
+    store(index, actions(index, Key("SLO", "chat")))
+    last = (SLOWindow(window="5m", requests=150, burn=1.0), SLOWindow(window="1h", requests=150))
+    for step in range(0, 600, 5):
+        now = NOW + 61 + step
+        found = last if step < 200 else (SLOWindow(window="5m"), SLOWindow(window="1h", requests=150))
+        written = Key("SLO", "chat") in scaler.observe(report(asked(0.0, quiet_s=30.0 + step), now, chat=found), now)
+        assert written == (step == 0)
+        store(index, actions(index, Key("SLO", "chat")))
+
+
+def test_hours_are_written_while_somebody_asks():
+    index, _ = fleet("one")
+    index.upsert(make_policy(signal="Concurrency", target=10, maxReplicas=20, forecast={"history": "Day"}))
+    scaler = Scaler(index, lambda _: SPEED)
+    written = []
+    for minute in range(400):
+        now = NOW + 60.0 * minute
+        demand = asked(1.0, present=5) if minute < 150 else asked(0.0, quiet_s=60.0 * (minute - 149))
+        if KEY in scaler.observe(report(demand, now), now):
+            written.append(minute)
+    assert len(written) == 4
+    assert max(written) < 200
 
 
 class Web:

@@ -52,7 +52,6 @@ def test_a_model_is_explained_with_its_last_decisions():
         "policy": "steady",
         "desiredReplicas": 3,
         "coldStart": "1m30s",
-        "idleSince": "2026-01-01T00:00:00Z",
         "decisions": [{"at": "2026-01-01T00:00:00Z", "before": 1, "after": 3, "reason": "SLO", "message": "because"}],
     }
     model = {"metadata": {"name": "m"}, "spec": {}, "status": {"readyReplicas": 2, "autoscaling": record}}

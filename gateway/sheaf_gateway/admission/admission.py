@@ -75,7 +75,8 @@ class Demand(msgspec.Struct, frozen=True):
     """What is asked of a Model at one moment. `held` wait for a first pod; the rest of those who wait are `waiting`,
     of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second. What a
     limit of its caller refuses is no demand. Tokens are means of late requests: whole prompts, what of them had to be
-    computed with its squared coefficient of variation, and answers."""
+    computed with its squared coefficient of variation, and answers. `quiet_s` is for how long nobody has been there;
+    None where nobody ever was."""
 
     running: int = 0
     waiting: int = 0
@@ -90,6 +91,7 @@ class Demand(msgspec.Struct, frozen=True):
     uncached_tokens: float = 0.0
     uncached_spread: float = 0.0
     output_tokens: float = 0.0
+    quiet_s: float | None = None
 
 
 Answer = Admit | Wait | Reject
@@ -113,6 +115,7 @@ class Admission:
         if refusal is not None:
             return over_limit(refusal)
         gate.arrivals.count(now)
+        gate.busy_at = now
         if room:
             return self._enter(gate, ask)
         asleep = _asleep(ask)
@@ -155,6 +158,7 @@ class Admission:
         bill = gate.bills.pop(ask.request_id, None)
         if bill is None:
             return
+        gate.busy_at = now
         gate.learn(service_s, first_s)
         prompt = bill.prompt if uncached is None else uncached
         gate.charge(bill, prompt, bill.output if output is None else output)
@@ -187,6 +191,7 @@ class Admission:
         """Take a waiter out of the queue that went away."""
         gate = self._gates.get(ask.model)
         if gate is not None and gate.line.leave(ask.request_id) is not None:
+            gate.busy_at = now
             self.limits.finish(ask.scopes, -ask.tokens, now)
 
     def running(self, model: str) -> int:
@@ -219,6 +224,7 @@ class Admission:
             uncached_tokens=gate.sizes.uncached,
             uncached_spread=gate.sizes.spread,
             output_tokens=gate.sizes.output,
+            quiet_s=0.0 if gate.running or waits else max(0.0, now - gate.busy_at),
         )
 
     def served(self, model: str) -> dict[str, float]:

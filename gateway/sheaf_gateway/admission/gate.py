@@ -73,7 +73,7 @@ class Bill:
 class Gate:
     """The state of one Model's door."""
 
-    __slots__ = ("arrivals", "bills", "first_s", "learnt", "line", "refused", "service_s", "sizes")
+    __slots__ = ("arrivals", "bills", "busy_at", "first_s", "learnt", "line", "refused", "service_s", "sizes")
 
     def __init__(self, policy: Policy) -> None:
         self.service_s = _PRIOR_SERVICE_S
@@ -84,6 +84,7 @@ class Gate:
         self.arrivals = Rate()
         self.refused = 0
         self.sizes = Sizes()
+        self.busy_at = 0.0
 
     @property
     def running(self) -> int:

@@ -53,16 +53,16 @@ class Autoscaling:
 
     def __post_init__(self) -> None:
         self.scaler: Scaler | None = None
+        self._deciding = 0.0
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            started = self.ticks()
             if not self.may_act():
                 self.scaler = None
             elif self.index.scaled_models() or self.index.slos() or self.scaler is not None:
                 await self._guarded()
-            await asyncio.sleep(max(self._period(), SHARE_OF_TIME * (self.ticks() - started)))
+            await asyncio.sleep(max(self._period(), SHARE_OF_TIME * self._deciding))
 
     async def look(self) -> None:
         """Ask and decide once."""
@@ -71,9 +71,11 @@ class Autoscaling:
             return
         if self.scaler is None:
             self.scaler = Scaler(self.index, self.speed_of, self.cold_start_s)
+        began = self.ticks()
         for keys in self.scaler.looks(reports, self.clock()):
             self.mark(keys)
             await asyncio.sleep(0)
+        self._deciding = self.ticks() - began
 
     def standings(self) -> list[Standing]:
         """What metrics show."""

@@ -169,6 +169,10 @@ class FleetIndex:
         users = self._models_with["AutoscalingPolicy"]
         return [(self._models[name], self._policies[ref]) for ref in sorted(self._policies) for name in users.of(ref)]
 
+    def models_under(self, slo: str) -> Iterable[str]:
+        """Names of the Models that refer to the SLO of that name."""
+        return self._models_with["SLO"].of(slo)
+
     def slos(self) -> list[SLO]:
         """Every SLO, by name."""
         return list(_by_name(self._slos))

@@ -41,19 +41,13 @@ def lines(model: Mapping[str, Any], demand: Mapping[str, Any]) -> Iterator[str]:
     else:
         wanted = record.get("desiredReplicas", 0)
         yield f"{name}: AutoscalingPolicy {record.get('policy')} wants {wanted} replicas, {ready} serve"
-        yield from _facts(record)
+        if record.get("coldStart"):
+            yield f"a replica takes {record['coldStart']} to start"
     if demand:
         yield (
             f"asked now: {demand.get('arrivalRate', 0.0):.2f} requests/s; {demand.get('running', 0)} running, "
             f"{demand.get('waiting', 0)} waiting, {demand.get('held', 0)} held for a first replica"
         )
-
-
-def _facts(record: Mapping[str, Any]) -> Iterator[str]:
-    if record.get("idleSince"):
-        yield f"nothing is asked since {record['idleSince']}"
-    if record.get("coldStart"):
-        yield f"a replica takes {record['coldStart']} to start"
 
 
 def decisions(record: Mapping[str, Any]) -> Table:

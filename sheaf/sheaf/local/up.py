@@ -143,7 +143,7 @@ class LocalSheaf:
         pods = list(self.cluster.pods.values())
         serving = {pod.template.model for pod in pods if pod.ready}
         failing = {pod.template.model for pod in pods if pod.facts().reason} | set(self._clashing())
-        wanted = {model.name for model in self.store.of(Model) if model.spec.replicas}
+        wanted = {model.name for model in self.store.of(Model) if _replicas(model)}
         return wanted <= serving | failing and (not wanted or bool(serving))
 
     def _clashing(self) -> Iterator[str]:
@@ -160,3 +160,9 @@ class LocalSheaf:
                 known = answer.status_code != 200 or {p["name"] for p in answer.json()["items"] if p["ready"]}
                 return known is True or known >= {pod.name for pod in self.cluster.pods.values() if pod.ready}
         return False
+
+
+def _replicas(model: Model) -> int:
+    """How many there shall be: as its AutoscalingPolicy decided, else as declared."""
+    decided = model.status.autoscaling
+    return model.spec.replicas if decided is None else decided.desired_replicas

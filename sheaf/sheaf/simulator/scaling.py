@@ -100,6 +100,7 @@ class Watch:
             service_s=found.service_s,
             slots=ready * slots,
             work=work if found.output_tokens else None,
+            quiet_s=found.quiet_s,
         )
 
 

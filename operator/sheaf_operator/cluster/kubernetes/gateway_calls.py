@@ -16,7 +16,7 @@ from sheaf_operator.cluster.protocol import ClusterError
 
 GATEWAYS = Resource("", "v1", "pods", "Pod", selector="app.kubernetes.io/name=sheaf-gateway")
 PORT = 8000
-TIMEOUT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
+TIMEOUT = aiohttp.ClientTimeout(total=3.0, sock_connect=1.0)
 LARGEST = 16 * 2**20
 
 
@@ -38,7 +38,7 @@ class GatewayCalls:
         await self._http.close()
 
     async def find(self) -> Mapping[str, str]:
-        """The URL of every gateway pod that has an address and is takes requests, by the pod's UID."""
+        """The URL of every gateway pod that has an address and takes requests, by the pod's UID."""
         found: dict[str, str] = {}
         try:
             async for items, _ in self._api.pages(GATEWAYS):

@@ -53,7 +53,7 @@ def _held(policy: AutoscalingPolicySpec, bounds: Limits, current: int, memory: M
 def _seen(policy: AutoscalingPolicySpec, facts: Facts, demand: Demand, now: float, memory: Memory) -> Memory:
     history = memory.history.with_demand(demand, now)
     rate = history.rate(now - RATE_S, now) or 0.0
-    idle = not demand.present and demand.rate < IDLE_RATE and demand.complete
+    idle_since = _idle_since(demand, now, memory)
     long_rate = history.rate(now - TEN_MINUTES, now)
     season = memory.season.with_rate(long_rate or 0.0, now) if policy.forecast is not None else memory.season
     calm_since = memory.calm_since if facts.ready == memory.replicas else now
@@ -63,8 +63,20 @@ def _seen(policy: AutoscalingPolicySpec, facts: Facts, demand: Demand, now: floa
         season=season,
         calm_since=calm_since,
         correction=corrected(memory.correction, facts, demand, rate, calm_since, now),
-        idle_since=(now if memory.idle_since is None else memory.idle_since) if idle else None,
+        idle_since=idle_since,
+        busy_at=now if idle_since is None else memory.busy_at,
     )
+
+
+def _idle_since(demand: Demand, now: float, memory: Memory) -> float | None:
+    """Since when nothing is asked, as gateways remember it, so that a restart forgets nothing; None: something is."""
+    if demand.present or not demand.complete:
+        return None
+    if demand.quiet_s is not None:
+        return max(memory.busy_at, now - demand.quiet_s)
+    if demand.rate >= IDLE_RATE:
+        return None
+    return now if memory.idle_since is None else memory.idle_since
 
 
 def _sleeps(

@@ -81,6 +81,7 @@ class Demand:
         work: what an average request asks; None: not known yet.
         kv_use: mean share of KV blocks in use on the pods that serve.
         burn: error-budget burn of the SLO over the last five minutes; None: nothing was measured.
+        quiet_s: for how long nobody has been there; None: nobody ever was, or it is not known.
         complete: whether every gateway has answered lately; what is missing can only add to the rest.
     """
 
@@ -93,6 +94,7 @@ class Demand:
     work: Work | None = None
     kv_use: float = 0.0
     burn: float | None = None
+    quiet_s: float | None = None
     complete: bool = True
 
     @property

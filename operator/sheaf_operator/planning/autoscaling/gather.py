@@ -6,7 +6,7 @@ knows. Latencies of several gateways are means weighted by their requests.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sheaf_crds.slo import Observed, SLOWindow
 
@@ -67,7 +67,7 @@ def meaningful(old: Sequence[SLOWindow], new: Sequence[SLOWindow]) -> bool:
 def _sum(found: Sequence[Demand], *, complete: bool) -> Demand:
     if len(found) == 1:
         one = found[0]
-        return one if complete == one.complete else _with_completeness(one, complete=complete)
+        return replace(one, complete=complete)
     weights = [demand.rate for demand in found]
     return Demand(
         running=sum(demand.running for demand in found),
@@ -79,22 +79,8 @@ def _sum(found: Sequence[Demand], *, complete: bool) -> Demand:
         work=_work([(d.work, d.rate) for d in found if d.work is not None]),
         kv_use=max(demand.kv_use for demand in found),
         burn=max((demand.burn for demand in found if demand.burn is not None), default=None),
+        quiet_s=min((demand.quiet_s for demand in found if demand.quiet_s is not None), default=None),
         complete=complete,
-    )
-
-
-def _with_completeness(one: Demand, *, complete: bool) -> Demand:
-    return Demand(
-        one.running,
-        one.waiting,
-        one.held,
-        one.rate,
-        one.service_s,
-        one.slots,
-        one.work,
-        one.kv_use,
-        one.burn,
-        complete,
     )
 
 

@@ -24,6 +24,7 @@ class Memory:
         changed_at: when it was decided, Unix seconds.
         calm_since: since when as many replicas as wanted serve.
         idle_since: since when nothing is asked; None: something is.
+        busy_at: when something was seen to be asked last.
         cold_start_s: seconds from a pod's creation until it serves, as pods showed; None: none did.
         decisions: the last changes of the number, the latest first.
     """
@@ -36,6 +37,7 @@ class Memory:
     correction: Correction = field(default_factory=Correction)
     calm_since: float = 0.0
     idle_since: float | None = None
+    busy_at: float = 0.0
     cold_start_s: float | None = None
     decisions: tuple[ScalingDecision, ...] = ()
 
@@ -59,21 +61,17 @@ def moment(now: float) -> datetime:
     return datetime.fromtimestamp(int(now), UTC)
 
 
-def recorded(memory: Memory, policy: str, *, keeps_idle: bool, keeps_season: bool, idle_s: float) -> ModelAutoscaling:
+def recorded(memory: Memory, policy: str, *, keeps_season: bool) -> ModelAutoscaling:
     """What the Model's status says; the same until the number changes, but for what a restart must not forget.
 
     Args:
         memory: of the Model.
         policy: name of its AutoscalingPolicy.
-        keeps_idle: whether it may go to zero, so that it counts since when nothing is asked.
         keeps_season: whether hours of the week count.
-        idle_s: how long nothing must have been asked to be worth a word.
     """
-    idle = memory.idle_since if keeps_idle and idle_s >= 60.0 else None
     return ModelAutoscaling(
         policy=policy,
         desired_replicas=memory.replicas or 0,
-        idle_since=None if idle is None else moment(idle),
         cold_start=None if memory.cold_start_s is None else float(round(memory.cold_start_s / 5.0) * 5),
         season=memory.season.rates if keeps_season else (),
         decisions=memory.decisions,
@@ -89,7 +87,6 @@ def remembered(record: ModelAutoscaling | None) -> Memory:
         replicas=record.desired_replicas,
         changed_at=last,
         season=Season(record.season),
-        idle_since=record.idle_since.timestamp() if record.idle_since else None,
         cold_start_s=record.cold_start,
         decisions=record.decisions,
     )

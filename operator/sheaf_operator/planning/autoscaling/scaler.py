@@ -99,7 +99,7 @@ class Scaler:
         known.demand = _with_pods(demand_of(model.name, reports, now), pods, _burn(slo, reports, now))
         decision = decide(policy.spec, facts, known.demand, now, known.memory)
         known.memory, known.reasons = decision.memory, decision.reasons
-        record = self._record(known, policy, now)
+        record = self._record(known, policy)
         return self._index.note_scaling(model.name, Scaling(decision.replicas, record))
 
     def _recall(self, model: Model) -> _Known:
@@ -132,31 +132,33 @@ class Scaler:
             cold_start_s=self._cold_start_s if memory.cold_start_s is None else memory.cold_start_s,
         )
 
-    def _record(self, known: _Known, policy: AutoscalingPolicy, now: float) -> ModelAutoscaling:
-        """What the status says; a cold start alone is not worth a write."""
-        memory, spec = known.memory, policy.spec
-        idle = 0.0 if memory.idle_since is None else now - memory.idle_since
-        fresh = recorded(
-            memory,
-            policy.name,
-            keeps_idle=spec.scale_to_zero is not None,
-            keeps_season=spec.forecast is not None,
-            idle_s=idle,
-        )
+    def _record(self, known: _Known, policy: AutoscalingPolicy) -> ModelAutoscaling:
+        """What the status says; a cold start alone is not worth a write, nor is an hour while nothing is asked."""
+        fresh = recorded(known.memory, policy.name, keeps_season=policy.spec.forecast is not None)
         before = known.record
-        if before is None or fresh.model_copy(update={"cold_start": before.cold_start}) != before:
-            known.record = fresh
-            return fresh
-        return before
+        if before is not None:
+            idle = known.demand is None or known.memory.idle_since is not None
+            trifles = {"cold_start": before.cold_start} | ({"season": before.season} if idle else {})
+            if fresh.model_copy(update=trifles) == before:
+                return before
+        known.record = fresh
+        return fresh
 
     def _note_windows(self, slo: SLO, reports: Reports, now: float) -> frozenset[Key]:
         if now - self._windows_at.get(slo.name, float("-inf")) < WINDOWS_EVERY_S:
             return frozenset()
         found = windows_of(slo.name, reports, now)
-        if not found or not _worth(slo.status.windows, found):
+        if not found or not self._asked(slo, reports, now) or not _worth(slo.status.windows, found):
             return frozenset()
         self._windows_at[slo.name] = now
         return self._index.note_windows(slo.name, found)
+
+    def _asked(self, slo: SLO, reports: Reports, now: float) -> bool:
+        """Whether somebody asked under it within the time between two writes, so that the last word is said too."""
+        demands = (demand_of(model, reports, now) for model in self._index.models_under(slo.name))
+        known = [demand for demand in demands if demand is not None]
+        quiet = (demand.quiet_s for demand in known)
+        return any(seconds is not None and seconds < WINDOWS_EVERY_S for seconds in quiet)
 
 
 def promise(slo: SLO) -> Promise:

@@ -34,6 +34,7 @@ class ModelDemand(_Wire):
     uncached_tokens: Number = 0.0
     uncached_spread: Number = 0.0
     output_tokens: Number = 0.0
+    quiet_s: Number | None = None
 
     def demand(self) -> Demand:
         """As decisions take it; without a request that ended, its lengths are not known."""
@@ -47,6 +48,7 @@ class ModelDemand(_Wire):
             service_s=self.service_s,
             slots=self.slots,
             work=work if known else None,
+            quiet_s=self.quiet_s,
         )
 
 
