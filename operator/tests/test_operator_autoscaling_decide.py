@@ -18,7 +18,11 @@ SIGNALS = st.sampled_from(
         {"signal": "QueuePressure"},
         {"signal": "SLO", "scaleToZero": {"after": "1m"}},
         {"signal": "SLO", "forecast": {}},
-        {"signal": "SLO", "scaleUp": {"stabilization": "30s", "maxStep": 2}, "scaleDown": {"maxStep": 1}},
+        {
+            "signal": "SLO",
+            "scaleUp": {"stabilization": "30s", "maxStep": 2},
+            "scaleDown": {"maxStep": 1, "stabilization": "15s"},
+        },
         {"signal": "Concurrency", "target": 8, "forecast": {"history": "Day"}},
     ]
 )

@@ -151,19 +151,24 @@ def test_an_slo_says_how_it_was_kept_at_most_once_a_minute_and_nothing_where_nob
     scaler.observe(report(asked(1.0, quiet_s=0.0), NOW + 130), NOW + 130)
 
 
-def test_windows_that_only_pass_are_not_written():
+def test_the_last_word_comes_when_requests_pause_and_windows_that_only_pass_are_not_written():
     index, _ = fleet("one")
     scaler = Scaler(index, lambda _: SPEED)
-    full = (SLOWindow(window="5m", requests=100, burn=1.0), SLOWindow(window="1h", requests=100))
-    assert Key("SLO", "chat") in scaler.observe(report(asked(1.0, quiet_s=0.0), NOW, chat=full), NOW)
-    store(index, actions(index, Key("SLO", "chat")))
-    last = (SLOWindow(window="5m", requests=150, burn=1.0), SLOWindow(window="1h", requests=150))
-    for step in range(0, 600, 5):
-        now = NOW + 61 + step
-        found = last if step < 200 else (SLOWindow(window="5m"), SLOWindow(window="1h", requests=150))
-        written = Key("SLO", "chat") in scaler.observe(report(asked(0.0, quiet_s=30.0 + step), now, chat=found), now)
-        assert written == (step == 0)
-        store(index, actions(index, Key("SLO", "chat")))
+    slo = Key("SLO", "chat")
+
+    def look(seconds: float, quiet_s: float, requests: int) -> bool:
+        windows = (SLOWindow(window="5m", requests=requests), SLOWindow(window="1h", requests=150))
+        demand = asked(1.0, present=0, quiet_s=quiet_s)
+        written = slo in scaler.observe(report(demand, NOW + seconds, chat=windows), NOW + seconds)
+        store(index, actions(index, slo))
+        return written
+
+    assert look(0, 0, 100)
+    assert not look(10, 7, 150)
+    assert not look(20, 4, 150)
+    assert look(22, 6, 150)
+    assert not look(24, 8, 170)
+    assert not any(look(40 + step, 24 + step, max(0, 150 - step)) for step in range(0, 600, 5))
 
 
 def test_hours_are_written_while_somebody_asks():

@@ -21,6 +21,8 @@ from sheaf_operator.planning.snapshot import PodFacts
 
 COLD_START_S = 120.0
 WINDOWS_EVERY_S = 60.0
+PAUSE_S = 5.0
+QUIET_S = 15.0
 _LEARNING = 0.3
 _BURN_WINDOW = "5m"
 
@@ -145,20 +147,25 @@ class Scaler:
         return fresh
 
     def _note_windows(self, slo: SLO, reports: Reports, now: float) -> frozenset[Key]:
-        if now - self._windows_at.get(slo.name, float("-inf")) < WINDOWS_EVERY_S:
+        passed = now - self._windows_at.get(slo.name, float("-inf"))
+        if passed < QUIET_S or not _due(passed, self._quiet_s(slo, reports, now)):
             return frozenset()
         found = windows_of(slo.name, reports, now)
-        if not found or not self._asked(slo, reports, now) or not _worth(slo.status.windows, found):
+        if not found or not _worth(slo.status.windows, found):
             return frozenset()
         self._windows_at[slo.name] = now
         return self._index.note_windows(slo.name, found)
 
-    def _asked(self, slo: SLO, reports: Reports, now: float) -> bool:
-        """Whether somebody asked under it within the time between two writes, so that the last word is said too."""
+    def _quiet_s(self, slo: SLO, reports: Reports, now: float) -> float:
+        """For how long nobody has asked under it."""
         demands = (demand_of(model, reports, now) for model in self._index.models_under(slo.name))
-        known = [demand for demand in demands if demand is not None]
-        quiet = (demand.quiet_s for demand in known)
-        return any(seconds is not None and seconds < WINDOWS_EVERY_S for seconds in quiet)
+        quiet = (demand.quiet_s for demand in demands if demand is not None)
+        return min((seconds for seconds in quiet if seconds is not None), default=float("inf"))
+
+
+def _due(passed_s: float, quiet_s: float) -> bool:
+    """Whether windows may be written: now and then while somebody asks, and a last time when they pause."""
+    return quiet_s < QUIET_S and (passed_s >= WINDOWS_EVERY_S or quiet_s >= PAUSE_S)
 
 
 def promise(slo: SLO) -> Promise:

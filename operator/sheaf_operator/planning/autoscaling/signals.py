@@ -13,7 +13,7 @@ from sheaf_crds.autoscaling import AutoscalingPolicySpec
 
 from sheaf_operator.planning.autoscaling.correction import Correction
 from sheaf_operator.planning.autoscaling.facts import Demand, Facts, Reason
-from sheaf_operator.planning.autoscaling.history import History, trend
+from sheaf_operator.planning.autoscaling.history import CELL_S, History, trend
 from sheaf_operator.planning.autoscaling.queueing import forecast, needed
 
 BAND = 0.1
@@ -88,12 +88,18 @@ def _concurrency(scene: Scene, target: float) -> Wish:
 
 
 def _present(scene: Scene) -> tuple[float, str]:
-    """Requests that are there: the mean of CALM_S, or those of now where they are PANIC times as many."""
-    calm = scene.history.present(scene.now - CALM_S, scene.now)
+    """Requests that are there: the mean of a while, or those of now where they are PANIC times as many."""
+    seconds = _calm_s(scene.policy)
+    calm = scene.history.present(scene.now - seconds, scene.now)
     here = float(scene.demand.present)
     if calm is None or here > PANIC * calm:
         return here, "at once"
-    return calm, f"on average over {CALM_S:.0f} s"
+    return calm, f"on average over {seconds:.0f} s"
+
+
+def _calm_s(policy: AutoscalingPolicySpec) -> float:
+    """How long the mean reaches back: CALM_S, less where a policy asks for quicker falls than that."""
+    return min(CALM_S, max(CELL_S, policy.scale_down.stabilization))
 
 
 def _pressure(scene: Scene, target: float) -> Wish:
