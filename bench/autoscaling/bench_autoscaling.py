@@ -8,6 +8,7 @@ hours by the fewest of those. docs/autoscaling.md explains the settings, and wha
 """
 
 import argparse
+import math
 import os
 import platform
 import random
@@ -100,20 +101,21 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3600.0, help="use so many seconds of the trace")
     parser.add_argument("--times", type=int, default=1, help="each request so many times, within half a minute")
     parser.add_argument("--cold-start", type=float, default=120.0)
-    parser.add_argument("--stabilization", type=float, default=180.0, help="scaleDown.stabilization of our policy")
+    parser.add_argument("--stabilization", type=float, default=300.0, help="scaleDown.stabilization of our policy")
     parser.add_argument("--peers", default="")
     parser.add_argument("--targets", type=lambda text: tuple(map(float, text.split(","))), default=None)
     parser.add_argument("--ttft", type=float, default=None)
     parser.add_argument("--tpot", type=float, default=None)
     parser.add_argument("--most", type=int, default=40, help="maxReplicas of all")
     parser.add_argument("--begin-with", type=int, default=0, help="replicas at the start; default: what suits all")
+    parser.add_argument("--pattern", choices=("rough", "smooth"), default="rough", help="of generated load")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     return parser.parse_args()
 
 
 def _calls(options: argparse.Namespace) -> list[Call]:
-    found = read_trace(options.trace) if options.trace else generated(options.seed)
+    found = read_trace(options.trace) if options.trace else generated(options.seed, PATTERNS[options.pattern])
     end = options.begin + options.seconds
     kept = [call for call in found if options.begin <= call.arrival < end]
     rng = random.Random(options.seed)
@@ -126,23 +128,31 @@ def _moved(call: Call, begin: float, copy: int, rng: random.Random) -> Call:
     return replace(call, arrival=call.arrival - begin + (rng.uniform(0.0, 30.0) if copy else 0.0), model="chat")
 
 
-def generated(seed: int) -> list[Call]:
-    """An hour of chat: a slow wave, two steps, a burst, and random arrivals in between."""
+def generated(seed: int, rate_at: Callable[[float], float]) -> list[Call]:
+    """An hour of chat: arrivals at random, at a rate that changes."""
     rng = random.Random(seed)
     calls, now = [], 0.0
     while now < 3600.0:
-        now += rng.expovariate(_rate_at(now))
+        now += rng.expovariate(rate_at(now))
         prompt = min(6000, max(16, int(rng.lognormvariate(6.6, 0.9))))
         output = min(1000, max(4, int(rng.lognormvariate(5.0, 0.8))))
         calls.append(Call(now, "chat", ((len(calls) + 1, prompt),), prompt, output))
     return calls
 
 
-def _rate_at(now: float) -> float:
+def _rough(now: float) -> float:
     """Requests a second: 6, up to 12 in the middle of the hour, 5 more for ten minutes, and a burst of one minute."""
     wave = 6.0 + 6.0 * max(0.0, 1.0 - abs(now - 1800.0) / 1500.0)
     step = 5.0 if 2400.0 <= now < 3000.0 else 0.0
     return wave + step + (12.0 if 600.0 <= now < 660.0 else 0.0)
+
+
+def _smooth(now: float) -> float:
+    """Requests a second: 6, more and less by a fifth within 40 minutes, and by a tenth within 11."""
+    return 6.0 * (1.0 + 0.2 * math.sin(now * math.tau / 2400.0) + 0.1 * math.sin(now * math.tau / 660.0))
+
+
+PATTERNS: Mapping[str, Callable[[float], float]] = {"rough": _rough, "smooth": _smooth}
 
 
 def _stage(calls: Sequence[Call], options: argparse.Namespace) -> Stage:

@@ -105,6 +105,17 @@ def test_history_is_bounded_and_tells_means_and_growth():
     assert trend(gap, now, 120.0) == 0.0
 
 
+def test_a_load_or_a_gateway_that_begins_is_no_growth():
+    def seen(first: float) -> History:
+        history = History()
+        for second in range(0, 240, 10):
+            history = history.with_demand(asked(first if second < 60 else 6.0, present=0), NOW + second)
+        return history
+
+    assert trend(seen(3.0), NOW + 240, 120.0) > 0.0
+    assert trend(seen(0.0), NOW + 240, 120.0) == 0.0
+
+
 def test_the_same_hour_of_yesterday_and_last_week_is_remembered():
     season = Season()
     assert expected(season, 1.0, NOW, 60.0) is None

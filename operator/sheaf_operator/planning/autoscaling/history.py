@@ -8,6 +8,7 @@ from sheaf_operator.planning.autoscaling.facts import Demand
 
 CELL_S = 10.0
 CELLS = 60
+BEGUN = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class History:
         """Mean arrivals a second between two times; None where nothing was seen."""
         return _mean((cell.rate, cell.count) for cell in self._between(begin, end))
 
+    def least(self, begin: float, end: float) -> float:
+        """The lowest mean rate of a cell between two times; 0 where nothing was seen."""
+        return min((cell.rate / cell.count for cell in self._between(begin, end)), default=0.0)
+
     def present(self, begin: float, end: float) -> float | None:
         """Mean requests that were anywhere between two times; None where nothing was seen."""
         return _mean((cell.present, cell.count) for cell in self._between(begin, end))
@@ -57,13 +62,14 @@ def trend(history: History, now: float, window_s: float) -> float:
     """Growth of the arrival rate, each second, by as much as it exceeds chance.
 
     The mean of the last `window_s` against that of the `window_s` before, less one standard deviation of the difference
-    of two counts of random arrivals.
+    of two counts of random arrivals. Where hardly any arrived for a moment of the earlier window, something began (the
+    load, a gateway), and that is no growth.
     """
     if not history.covers(2.0 * window_s, now):
         return 0.0
     late = history.rate(now - window_s, now)
     early = history.rate(now - 2.0 * window_s, now - window_s)
-    if late is None or early is None:
+    if late is None or early is None or history.least(now - 2.0 * window_s, now - window_s) < BEGUN * late:
         return 0.0
     noise = math.sqrt((late + early) / window_s)
     return max(0.0, late - early - noise) / window_s

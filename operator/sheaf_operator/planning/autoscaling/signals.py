@@ -16,7 +16,7 @@ from sheaf_operator.planning.autoscaling.facts import Demand, Facts, Reason
 from sheaf_operator.planning.autoscaling.history import CELL_S, History, trend
 from sheaf_operator.planning.autoscaling.queueing import forecast, needed
 
-BAND = 0.1
+BAND = 0.05
 CALM_S = 60.0
 PANIC = 2.0
 RATE_S = 120.0
@@ -28,7 +28,7 @@ BURST_SIGMAS = 3.0
 GATEWAY_WINDOW_S = 60.0
 LONGEST_LOOK_AHEAD_S = 600.0
 MOST_GROWTH = 0.5
-HEADROOM = 0.2
+HEADROOM = 0.1
 DEFAULT_PRESSURE = 0.8
 DEFAULT_CONCURRENCY = 32.0
 
