@@ -299,6 +299,13 @@ def test_no_other_way_to_give_out_the_slices_is_cheaper(speeds, prices, rates):
     assert found.cost <= best + 1e-6
 
 
+def test_what_looks_cheapest_step_by_step_is_not_the_last_word():
+    kinds = [Kind("a", 1.5, SPEED), Kind("b", 1.5, SPEED)]
+    found = mix(kinds, [Bucket(WORK, 1.0), Bucket(WORK, 2.0)], {"a": (0.5, 0.5), "b": (3.0, 0.5)})
+    assert found is not None
+    assert (found.cost, found.proven) == (7.5, True)
+
+
 def test_a_bucket_that_nobody_serves_and_capacity_that_is_not_there_are_said():
     table = {"small": (0.0,)}
     assert mix([SMALL], [Bucket(WORK, 1.0)], table) is None
