@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 from sheaf_crds.agent_api import AdapterState, AgentState, Catalog, Drain
 from sheaf_operator.cluster.kubernetes.client import ApiServer
+from sheaf_operator.cluster.kubernetes.errors import ApiError
 from sheaf_operator.cluster.kubernetes.resources import PODS
 from sheaf_operator.cluster.protocol import ClusterError
 
@@ -90,6 +91,7 @@ class Kubelet:
     agents: dict[str, Agent] = field(default_factory=dict)
     pods: list[dict[str, Any]] = field(default_factory=list)
     most_pods: Counter[str] = field(default_factory=Counter)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         try:
@@ -102,12 +104,16 @@ class Kubelet:
                 await agent.stop()
 
     async def look(self) -> None:
+        """Do for the pods what is due, and know them; one look at a time: an older list must not end a newer pod's agent."""
+        async with self.looking:
+            await self._look()
+
+    async def _look(self) -> None:
         pods = [pod async for page, _ in self.api.pages(PODS) for pod in page]
         self.pods = pods
         there = {pod["metadata"]["uid"] for pod in pods}
         for uid in self.agents.keys() - there:
-            if agent := self.agents.pop(uid, None):  # two looks may overlap
-                await agent.stop()
+            await self.agents.pop(uid).stop()
         for model, number in Counter(pod["metadata"]["labels"]["sheaf.dev/model"] for pod in pods).items():
             self.most_pods[model] = max(self.most_pods[model], number)
         for pod in pods:
@@ -117,17 +123,19 @@ class Kubelet:
     async def _serve(self, pod: dict[str, Any]) -> None:
         number = next(_addresses)
         agent = Agent(f"127.77.{number // 250}.{number % 250 + 1}")
-        self.agents[pod["metadata"]["uid"]] = agent  # at once: two looks may overlap
+        self.agents[pod["metadata"]["uid"]] = agent
         await agent.start()
-        await self.patch_status(
-            pod["metadata"]["name"],
-            {
-                "phase": "Running",
-                "podIP": agent.address,
-                "podIPs": [{"ip": agent.address}],
-                "conditions": [{"type": "Ready", "status": "True"}],
-            },
-        )
+        status = {
+            "phase": "Running",
+            "podIP": agent.address,
+            "podIPs": [{"ip": agent.address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        try:
+            await self.patch_status(pod["metadata"]["name"], status)
+        except ApiError as error:
+            if error.status != 404:  # deleted since it was listed
+                raise
 
     async def patch_status(self, name: str, status: dict[str, Any]) -> None:
         content = "application/merge-patch+json"

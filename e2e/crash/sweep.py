@@ -20,7 +20,7 @@ from sheaf_operator.cluster.kubernetes.resources import DECLARED, Resource
 from workloads import Workload
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
-PATIENCE = 60.0
+PATIENCE = 120.0
 STAYS = 3.0
 SETTLED = 3.0
 LAST_WRITE = 15.0

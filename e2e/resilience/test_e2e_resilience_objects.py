@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,9 +35,10 @@ def api(sheaf: Fleet) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def around(sheaf: Fleet) -> Iterator[None]:
-    """The objects that bad ones refer to; everything that was made goes after."""
+    """The objects that bad ones refer to, older by a second, which is how Kubernetes counts; what was made goes after."""
     sheaf.kubectl.apply(*(manifest(kind, name, spec) for kind, name, spec in AROUND))
     sheaf.says("adapter", "older", "Ready", "True")
+    time.sleep(1)
     yield
     for kind, plural in PLURALS.items():
         names = {name for of, name, _ in AROUND if of == kind} | {bad.name for bad in reported() if bad.kind == kind}

@@ -36,6 +36,7 @@ class KubeServer(RawServer):
         self.compacted = 0
         self.refuse: Callable[[Seen], tuple[int, str] | None] = lambda _seen: None
         self.retry_after = ""
+        self.piece = 2**20
         self.queries: list[tuple[str, dict[str, str]]] = []
         self._news = asyncio.Event()
         self._cuts = 0
@@ -113,7 +114,7 @@ class KubeServer(RawServer):
         while loop.time() < ends:
             for _, of, event in self.history[sent:]:
                 if of == kind:
-                    writer.write(chunk(json.dumps(event).encode() + b"\n"))
+                    await self._send(json.dumps(event).encode() + b"\n", writer)
             sent = len(self.history)
             if self._cuts > cuts:
                 writer.transport.abort()
@@ -125,6 +126,13 @@ class KubeServer(RawServer):
             except TimeoutError:
                 break
         writer.write(b"0\r\n\r\n")
+
+    async def _send(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        """One event, in pieces of `piece` bytes that arrive one by one."""
+        for begin in range(0, len(line), self.piece):
+            writer.write(chunk(line[begin : begin + self.piece]))
+            await writer.drain()
+            await asyncio.sleep(0.002 if len(line) > self.piece else 0)
 
     def _tell(self, word: str, kind: str, raw: object) -> None:
         self.history.append((self.version, kind, {"type": word, "object": raw}))

@@ -161,6 +161,17 @@ async def test_a_watch_that_expired_is_listed_anew_and_nothing_is_missed(server,
     await until(lambda: len(store.fleet.pods_of("base")) == (2 if how == "event" else 1))
 
 
+async def test_an_event_may_come_in_pieces(server, follow, logged):
+    fill(server)
+    store, source = await follow()
+    await until(lambda: server.watches("pods") == 1 and store.snapshot is not None)
+    server.piece = 40
+    server.put("pods", pod("base-1", "base"))
+    await until(lambda: len(store.fleet.pods_of("base")) == 2)
+    assert (server.watches("pods"), source.board.away) == (1, frozenset())
+    assert not [line for line in logged if line["event"] == "reflector_failed"]
+
+
 async def test_a_silent_watch_is_taken_up_again_where_it_stood(server, follow):
     fill(server)
     await follow(idle_s=0.1)

@@ -131,7 +131,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     held = b""
     async for piece in response.content.iter_any():
         *whole, held = (held + piece).split(b"\n")
-        if len(max(held, *whole, key=len)) > MAX_LINE:
+        if max(map(len, (held, *whole))) > MAX_LINE:
             raise NonsenseError(0, f"an event of more than {MAX_LINE} bytes")
         for line in whole:
             if line.strip():
