@@ -89,7 +89,7 @@ class View:
         if resource is PODS:
             self._drop_pod(name)
         self._forgive(place)
-        self.mark(self.index.remove(resource.kind, name))  # type: ignore[arg-type]
+        self._mark(self.index.remove(resource.kind, name))  # type: ignore[arg-type]
 
     def prune(self, resource: Resource, seen: Collection[str], version: int) -> None:
         """Drop what a complete list, taken at that resourceVersion, no longer had (`seen`: its UIDs)."""
@@ -164,15 +164,15 @@ class View:
         if isinstance(item, Refusal):
             key = refusal_key(place)
             self.refusals.setdefault(key, {})[place] = item
-            self.mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
+            self._mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
         else:
-            self.mark(self.index.upsert(item))
+            self._mark(self.index.upsert(item))
 
     def _forgive(self, place: Place) -> None:
         key = refusal_key(place)
         refused = self.refusals.get(key, {})
         if refused.pop(place, None) is not None:
-            self.mark({key})
+            self._mark({key})
         if not refused:
             self.refusals.pop(key, None)
 
@@ -181,10 +181,9 @@ class View:
             raw = self.pods[name]
             agent = self.agents.get(str(raw["metadata"].get("uid", "")))
             facts = pod_facts(raw, self.nodes.get(node_of(raw)), agent, self.clock())
-            self.mark(self.index.upsert(facts))
+            self._mark(self.index.upsert(facts))
 
-    def mark(self, keys: Collection[Key]) -> None:
-        """These keys may have another plan now."""
+    def _mark(self, keys: Collection[Key]) -> None:
         if keys:
             self.dirty.update(keys)
             self.moved()
