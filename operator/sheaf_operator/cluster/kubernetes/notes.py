@@ -12,7 +12,7 @@ from sheaf_operator.planning import EmitEvent
 
 LONGEST_NOTE = 1024
 LONGEST_NAME = 200
-BURST = 25.0
+BURST = 60.0
 REFILL = 1.0 / 60.0
 REMEMBERED = 10_000
 
