@@ -33,7 +33,7 @@ from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import request_head
 from sheaf_gateway.proxy.types import Header, Responder
 from sheaf_gateway.routing.choose import Decision
-from sheaf_gateway.routing.router import Ticket
+from sheaf_gateway.routing.ledger import Ticket
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference

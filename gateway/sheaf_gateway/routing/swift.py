@@ -12,8 +12,9 @@ from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.choose import Candidate, Decision
 from sheaf_gateway.routing.cost import KV_PRESSURE_FROM, Terms, compute, pairs, tokens
 from sheaf_gateway.routing.index import PodKey
+from sheaf_gateway.routing.ledger import PodLedger
 from sheaf_gateway.routing.prefix import BLOCK
-from sheaf_gateway.routing.router import UNKNOWN, Ask, PodLedger, Router
+from sheaf_gateway.routing.router import UNKNOWN, Ask, Router
 
 _WHATEVER = Terms(0.0, 0.0, 0.0, 0.0, 0.0)
 
