@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from sheaf_gateway.admission.attainment import Tally, summed
 from sheaf_gateway.api import figures
-from sheaf_gateway.api.records import Record
+from sheaf_gateway.api.records import told
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -50,7 +50,7 @@ def answer(core: "Inference", question: str) -> bytes:
     if word == "slos":
         return msgspec.msgpack.encode(core.attainment.tallies(core.now()))
     record = core.records.get(rest) if word == "decision" else None
-    return b"" if record is None else msgspec.json.encode(record)
+    return b"" if record is None else told(record)
 
 
 async def metrics(core: "Inference") -> bytes:
@@ -81,12 +81,12 @@ async def slos(core: "Inference") -> dict[str, Any]:
     return figures.told_slos(core.attainment.figured(_merged(found)))
 
 
-async def decision(core: "Inference", request_id: str) -> Record | msgspec.Raw | None:
-    """Why a recent request went where it went, whichever worker decided it."""
+async def decision(core: "Inference", request_id: str) -> bytes | None:
+    """Why a recent request went where it went, whichever worker decided it, as JSON."""
     record = core.records.get(request_id)
     if record is not None or core.colleagues is None:
-        return record
-    return next((msgspec.Raw(each) for each in await core.colleagues.ask(f"decision {request_id}") if each), None)
+        return None if record is None else told(record)
+    return next((each for each in await core.colleagues.ask(f"decision {request_id}") if each), None)
 
 
 def together(workers: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

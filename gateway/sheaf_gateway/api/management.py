@@ -4,7 +4,6 @@ documentation."""
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -129,7 +128,7 @@ def _add_sheaf(app: FastAPI, core: Inference) -> None:
         if record is None:
             message = f"No decision of `{request_id}` is held; only the last ones are kept."
             raise ApiError(404, "decision_not_found", message)
-        return Response(msgspec.json.encode(record), media_type="application/json")
+        return Response(record, media_type="application/json")
 
 
 def _add_figures(app: FastAPI, core: Inference) -> None:

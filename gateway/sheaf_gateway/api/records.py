@@ -61,3 +61,9 @@ class Records:
     def get(self, request_id: str) -> Record | None:
         """The record of a request, where it is still held."""
         return self._records.get(request_id)
+
+
+def told(record: Record) -> bytes:
+    """What is told of a request, as JSON; only now is worked out what the decisions weighed."""
+    attempts = [{**msgspec.structs.asdict(attempt), "decision": attempt.decision.told()} for attempt in record.attempts]
+    return msgspec.json.encode({**msgspec.structs.asdict(record), "attempts": attempts})

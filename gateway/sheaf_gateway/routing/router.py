@@ -5,7 +5,7 @@ decisions, in the gateway, in a test and in the simulator.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,12 +14,13 @@ from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.blocks import NOTHING, Depth
 from sheaf_gateway.routing.breaker import Breaker, BreakerRules
-from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, choose
-from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, CostModel, Residency, Work, pairs, tokens
+from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, cheapest, choose
+from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, CostModel, Work, pairs, tokens
 from sheaf_gateway.routing.index import PodKey, PrefixIndex
 from sheaf_gateway.routing.ledger import PodLedger, Prefill, Ticket, enter, leave, prefilled
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
+from sheaf_gateway.routing.weigh import Group, Scale, residency
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,18 +84,32 @@ class Router:
         self.teller: Teller | None = None
         self._tickets = 0
         self._unsettled: deque[tuple[float, Ticket]] = deque(maxlen=_MOST_UNSETTLED)
+        self._groups: dict[str, Group] = {}
 
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
-        matched = self.index.match(ask.chain, [(pod.name, pod.epoch) for pod in pods])
+        group, price = self._group(ask.model, pods), self.model(ask.model).coefficients
+        matched, capacity = self.index.match(ask.chain, group.keys), self.capacities.get(ask.model, UNKNOWN)
+        if group.plain and not tried:
+            scale = Scale(ask.prompt_bytes, ask.adapter, ask.digest, price, now, capacity.slots, capacity.kv_tokens)
+            weighed = scale.weigh(group, matched)
+            if weighed is not None:
+                facts, totals = weighed
+                place = 0 if len(totals) == 1 else cheapest([fact.pod for fact in facts], totals, ask.request_id)
+                return Decision(facts[place].pod, "Normal", tuple(facts), price, place)
+        return choose(self.facts(ask, group, matched, now, tried), price, ask.request_id)
+
+    def facts(
+        self, ask: Ask, group: Group, matched: Mapping[PodKey, int], now: float, tried: frozenset[str] = frozenset()
+    ) -> list[PodFacts]:
+        """What the request would meet on each pod, whatever state the pods are in."""
         price, capacity = self.model(ask.model).coefficients, self.capacities.get(ask.model, UNKNOWN)
-        facts = []
-        for pod in pods:
-            ledger = self.ledger(pod.name)
-            cached = min(matched.get((pod.name, pod.epoch), 0) * BLOCK, ask.prompt_bytes)
+        found = []
+        for pod, key, ledger in group.rows:
+            cached = min(matched.get(key, 0) * BLOCK, ask.prompt_bytes)
             work = _work(ask, pod, ledger, cached, capacity, ledger.ahead(now, price))
-            facts.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
-        return choose(facts, price, ask.request_id)
+            found.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
+        return found
 
     def sent(self, ask: Ask, decision: Decision, pod: Pod, now: float) -> Ticket:
         """Account for an attempt that starts now on the chosen pod."""
@@ -195,6 +210,7 @@ class Router:
         self.index.keep((pod.name, pod.epoch) for pod in pods)
         names = {pod.name for pod in pods}
         self.ledgers = {name: ledger for name, ledger in self.ledgers.items() if name in names or ledger.running}
+        self._groups.clear()
         pools = {pod.model for pod in pods}
         self.models = {name: model for name, model in self.models.items() if name in pools}
 
@@ -212,10 +228,18 @@ class Router:
             found = self.models[name] = CostModel()
         return found
 
+    def _group(self, model: str, pods: Sequence[Pod]) -> Group:
+        """What is the same for every request while the pods are the same tuple."""
+        found = self._groups.get(model)
+        if found is None or found.pods is not pods:
+            found = Group(pods, self.ledger)
+            if isinstance(pods, tuple):
+                self._groups[model] = found
+        return found
+
     def _cached(self, ask: Ask, decision: Decision, pod: PodKey) -> Depth:
         """What the pod should have of the prompt: to the KV block where its engine says so, else by hash blocks."""
-        chosen = decision.chosen()
-        predicted = chosen.cached_bytes if chosen else 0
+        predicted = decision.cached_bytes
         said = self.index.depth(ask.chain, ask.prompt, pod) if ask.exact else NOTHING
         if said.tokens and said.end + BLOCK > predicted:
             return said
@@ -253,7 +277,7 @@ def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity
         ledger.running + pod.foreign_running,
         pod.foreign_waiting,
         pod.kv_usage,
-        _residency(ask, pod),
+        residency(pod, ask.adapter, ask.digest),
         own.pairs,
         ahead.pairs,
         len(ledger.queued),
@@ -275,9 +299,3 @@ def _standing(pod: Pod, ledger: PodLedger, now: float, tried: frozenset[str]) ->
     if pod.draining:
         return "Draining"
     return "Healthy" if circuit.allows(ledger.breaker, now) else "Open"
-
-
-def _residency(ask: Ask, pod: Pod) -> Residency:
-    if pod.holds(ask.adapter, ask.digest):
-        return "Resident"
-    return "Loading" if ask.adapter in pod.loading else "Absent"
