@@ -392,5 +392,7 @@ class Call:
         self.record.status = status
         events = self.relay.events if self.relay is not None else 0
         ending = Ending(usage, events, self._opened_at, self._last_at)
-        self._entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
+        entry = self._entry
+        del self._entry
+        entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
         self._core.finished(self._asked, self.record, ending)
