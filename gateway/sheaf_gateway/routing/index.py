@@ -49,12 +49,15 @@ class PrefixIndex:
 
     def match(self, chain: Sequence[int], pods: Sequence[PodKey]) -> dict[PodKey, int]:
         """Number of leading blocks of `chain` that each (pod name, epoch) should hold; pods with none are left out."""
-        found = {}
+        found: dict[PodKey, int] = {}
+        if not chain:
+            return found
+        known, first, last, whole = self._pods, chain[0], chain[-1], len(chain)
         for pod in pods:
-            held = self._pods.get(pod)
-            if held and chain and chain[0] in held:
-                found[pod] = _matched(held, chain)
-        return self._with_announced(chain, pods, found) if self.announced and chain else found
+            held = known.get(pod)
+            if held and first in held:
+                found[pod] = whole if last in held else _matched(held, chain)
+        return self._with_announced(chain, pods, found) if self.announced else found
 
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
         """Remember that the pod was sent these blocks; `room` is how many blocks its cache holds (0: unknown)."""

@@ -1,17 +1,16 @@
 """What is known to be under way on one pod, and the attempts that it is made of."""
 
-from typing import NamedTuple
-
 import msgspec
 
 from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.breaker import Breaker
-from sheaf_gateway.routing.cost import Coefficients, compute
+from sheaf_gateway.routing.cost import Coefficients
 
 _MOST_DONE = 0.9
+_LEAST_MS = 1e-6
 
 
-class Prefill(NamedTuple):
+class Prefill(msgspec.Struct, frozen=True, gc=False):
     """Prompt work: tokens to compute, and (token, token it attends to) pairs."""
 
     tokens: float = 0.0
@@ -70,9 +69,12 @@ class PodLedger(msgspec.Struct):
         if not self.queued:
             return NO_WORK if not self.pending_tokens else Prefill(self.pending_tokens, self.pending_pairs)
         first = next(iter(self.queued.values()))
-        expected = max(compute(first.tokens, first.pairs, price), 1e-6)
-        done = min(_MOST_DONE, (now - self.since) * 1000.0 / expected)
-        return Prefill(self.pending_tokens - done * first.tokens, self.pending_pairs - done * first.pairs)
+        count, met = first.tokens, first.pairs
+        expected = count * price.prefill_ms_per_token + met * price.attention_ms_per_pair
+        done = (now - self.since) * 1000.0 / (expected if expected > _LEAST_MS else _LEAST_MS)
+        if done > _MOST_DONE:
+            done = _MOST_DONE
+        return Prefill(self.pending_tokens - done * count, self.pending_pairs - done * met)
 
     def slots_short(self, adapter: str | None, slots: int) -> int:
         """Adapters that must leave before `adapter` gets one of so many slots (0: unknown)."""

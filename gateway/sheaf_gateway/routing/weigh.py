@@ -15,6 +15,7 @@ from sheaf_gateway.routing.ledger import PodLedger
 from sheaf_gateway.routing.prefix import BLOCK
 
 _Own = tuple[int, float, float, float, float]
+_RESIDENT: Residency = "Resident"
 
 
 class Group:
@@ -49,35 +50,39 @@ class Scale:
     def weigh(self, group: Group, matched: Mapping[PodKey, int]) -> tuple[list[PodFacts], list[float]] | None:
         """The facts of every pod and what each would cost in milliseconds; None where a breaker is not closed."""
         price, now, adapter, room = self.price, self.now, self.adapter, self.kv_tokens
-        waiting_ms, base_ms = price.waiting_ms, price.base_ms
-        cold = self._own(0)
-        facts, totals, known = [], [], {0: cold}
+        waiting_ms, base_ms, token_ms, pair_ms = (
+            price.waiting_ms, price.base_ms, price.prefill_ms_per_token, price.attention_ms_per_pair,
+        )  # fmt: skip
+        last, state, short, load_ms, over = 0, _RESIDENT, 0, 0.0, 0.0
+        cached, uncached, own_pairs, own_ms, disturbed = self._own(0)
+        facts, totals = [], []
         for pod, key, ledger in group.rows:
             if ledger.breaker.phase != "Closed":
                 return None
-            own = cold
-            if matched and (blocks := matched.get(key, 0)):
-                own = known.get(blocks) or known.setdefault(blocks, self._own(blocks))
-            cached, uncached, own_pairs, own_ms, disturbed = own
+            if matched and (blocks := matched.get(key, 0)) != last:
+                last, (cached, uncached, own_pairs, own_ms, disturbed) = blocks, self._own(blocks)
             waiting, usage, queued = pod.foreign_waiting, pod.kv_usage, len(ledger.queued)
             queue, ahead_tokens, ahead_pairs = waiting * waiting_ms, 0.0, 0.0
             if queued or ledger.pending_tokens:
-                ahead_tokens, ahead_pairs = ledger.ahead(now, price)
-                queue = compute(ahead_tokens, ahead_pairs, price) + queue
-            over = self._over(ledger) if room else 0.0
-            queue += over * price.room_ms_per_token
+                ahead = ledger.ahead(now, price)
+                ahead_tokens, ahead_pairs = ahead.tokens, ahead.pairs
+                queue = ahead_tokens * token_ms + ahead_pairs * pair_ms + queue
+            if room:
+                over = self._over(ledger)
+                queue += over * price.room_ms_per_token
+            if adapter is not None:
+                state, short, load_ms = self._adapted(pod, ledger)
             running = ledger.running + pod.foreign_running
             harm = running * disturbed
             if usage > KV_PRESSURE_FROM:
                 harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
             harm += (queued + 1) * own_ms
-            residency, short, load_ms = ("Resident", 0, 0.0) if adapter is None else self._adapted(pod, ledger)
             totals.append(queue + (base_ms + own_ms) + load_ms + harm)
             work = Work(
-                uncached, ahead_tokens, running, waiting, usage, residency,
+                uncached, ahead_tokens, running, waiting, usage, state,
                 own_pairs, ahead_pairs, queued, short, over,
             )  # fmt: skip
-            facts.append(PodFacts(pod.name, "Healthy", cached, work))
+            facts.append(PodFacts(key[0], "Healthy", cached, work))
         return facts, totals
 
     def _own(self, blocks: int) -> _Own:
