@@ -28,7 +28,7 @@ from sheaf_gateway import main as gateway_main
 from sheaf_gateway.api import access, asking, body, call, entry, inference
 from sheaf_gateway.admission import admission
 from sheaf_gateway.config import GatewayConfig
-from sheaf_gateway.proxy import connection, responder, upstream_connection
+from sheaf_gateway.proxy import heads, responder
 from sheaf_gateway.proxy.connection import Connection
 from sheaf_gateway.proxy.upstream_connection import UpstreamConnection
 from sheaf_gateway.routing import router
@@ -49,7 +49,7 @@ SIZES = {"2 KB": 1_600, "32 KB": 32_300}
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "read the request": [(Connection, "data_received")],
-    "read the head": [(connection, "parse_head")],
+    "read the head": [(heads.HeadReader, "read")],
     "read the body": [(body, "parse")],
     "who asks, for what": [(inference.Inference, "_asked")],
     "hash the prefix": [(asking.prefix, "chain")],
