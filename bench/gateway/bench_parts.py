@@ -25,13 +25,13 @@ from typing import Any
 
 import uvloop
 from sheaf_gateway import main as gateway_main
-from sheaf_gateway.api import access, asking, body, call, entry, inference
+from sheaf_gateway.api import access, body, call, entry, inference
 from sheaf_gateway.admission import admission
 from sheaf_gateway.config import GatewayConfig
 from sheaf_gateway.proxy import heads, responder
 from sheaf_gateway.proxy.connection import Connection
 from sheaf_gateway.proxy.upstream_connection import UpstreamConnection
-from sheaf_gateway.routing import router
+from sheaf_gateway.routing import prefix, router
 from stub import CHUNK, REPLY
 
 CONNECTIONS, TURN, BODIES = 32, 8, 256
@@ -52,7 +52,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "read the head": [(heads.HeadReader, "read")],
     "read the body": [(body, "parse")],
     "who asks, for what": [(inference.Inference, "_asked")],
-    "hash the prefix": [(asking.prefix, "chain")],
+    "hash the prefix": [(prefix.Chains, "chain")],
     "the record": [(inference.Inference, "_record"), (inference.Records, "add")],
     "the call": [(call.Call, "__init__"), (call.Call, "begin")],
     "admission": [(admission.Admission, name) for name in ("decide", "routed", "release")],

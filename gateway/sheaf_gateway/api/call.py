@@ -126,7 +126,7 @@ class Call:
             self.fail(self._last_error or failures.no_pod(ask.model))
             return
         self.record.attempts.append(Attempt(decision, now))
-        self.pod = pod = next(pod for pod in pods if pod.name == decision.pod)
+        self.pod = pod = pods[decision.place]
         if pod.holds(ask.adapter, ask.digest):
             self._send()
         else:
@@ -155,11 +155,11 @@ class Call:
     def _send(self) -> None:
         core, asked = self._core, self._asked
         self._clear()
-        endpoint = core.endpoint(self.pod.engine_url)
+        endpoint, authority = core.engine(self.pod.engine_url)
         body = self.body()
         if asked.continues and not asked.ids:
             body = asking_for_ids(body)
-        head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
+        head = request_head("POST", asked.route.target, authority, asked.headers, len(body))
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)

@@ -52,11 +52,15 @@ class PrefixIndex:
         found: dict[PodKey, int] = {}
         if not chain:
             return found
-        known, first, last, whole = self._pods, chain[0], chain[-1], len(chain)
+        known, first, whole = self._pods, chain[0], len(chain)
+        guess = whole
         for pod in pods:
             held = known.get(pod)
-            if held and first in held:
-                found[pod] = whole if last in held else _matched(held, chain)
+            if not held or first not in held:
+                continue
+            if chain[guess - 1] not in held or (guess < whole and chain[guess] in held):
+                guess = _matched(held, chain)
+            found[pod] = guess
         return self._with_announced(chain, pods, found) if self.announced else found
 
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
@@ -66,9 +70,10 @@ class PrefixIndex:
             held = self._pods[pod] = OrderedDict()
         before = len(held)
         most = min(room, self._max) if room > 0 else self._max
+        refresh = held.move_to_end
         for block in reversed(chain[:most]):
             held[block] = None
-            held.move_to_end(block)
+            refresh(block)
         _shrink(held, most)
         self._size += len(held) - before
         while self._size > self._max:

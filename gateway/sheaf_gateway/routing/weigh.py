@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.choose import PodFacts
-from sheaf_gateway.routing.cost import KV_PRESSURE_FROM, Coefficients, Residency, Work, compute, pairs, tokens
+from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, KV_PRESSURE_FROM, Coefficients, Residency, Work, compute, pairs, tokens
 from sheaf_gateway.routing.index import PodKey
 from sheaf_gateway.routing.ledger import PodLedger
 from sheaf_gateway.routing.prefix import BLOCK
@@ -54,13 +54,16 @@ class Scale:
             price.waiting_ms, price.base_ms, price.prefill_ms_per_token, price.attention_ms_per_pair,
         )  # fmt: skip
         last, state, short, load_ms, over = 0, _RESIDENT, 0, 0.0, 0.0
-        cached, uncached, own_pairs, own_ms, disturbed = self._own(0)
-        facts, totals = [], []
+        cached, uncached, own_pairs, own_ms, disturbed = cold = self._own(0)
+        facts, totals, owns = [], [], {0: cold}
         for pod, key, ledger in group.rows:
             if ledger.breaker.phase != "Closed":
                 return None
             if matched and (blocks := matched.get(key, 0)) != last:
-                last, (cached, uncached, own_pairs, own_ms, disturbed) = blocks, self._own(blocks)
+                last, own = blocks, owns.get(blocks)
+                if own is None:
+                    own = owns[blocks] = self._own(blocks)
+                cached, uncached, own_pairs, own_ms, disturbed = own
             waiting, usage, queued = pod.foreign_waiting, pod.kv_usage, len(ledger.queued)
             queue, ahead_tokens, ahead_pairs = waiting * waiting_ms, 0.0, 0.0
             if queued or ledger.pending_tokens:
@@ -89,9 +92,9 @@ class Scale:
         """Bytes that are cached, tokens and pairs of its own prefill, what that takes, and what it takes from each
         stream that runs there, in milliseconds."""
         price, size = self.price, self.size
-        cached = min(blocks * BLOCK, size)
-        count = tokens(size - cached)
-        met = pairs(count, tokens(cached))
+        cached = blocks * BLOCK if blocks * BLOCK < size else size
+        count = (size - cached) / BYTES_PER_TOKEN
+        met = pairs(count, cached / BYTES_PER_TOKEN)
         return cached, count, met, compute(count, met, price), price.stream_ms + count * price.interference_ms_per_token
 
     def _over(self, ledger: PodLedger) -> float:
