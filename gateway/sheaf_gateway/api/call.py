@@ -154,7 +154,6 @@ class Call:
 
     def _send(self) -> None:
         core, asked = self._core, self._asked
-        self._clear()
         endpoint, authority = core.engine(self.pod.engine_url)
         body = self.body()
         if asked.continues and not asked.ids:
@@ -181,6 +180,7 @@ class Call:
             self.fail(error)
             return
         self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
+        self._clear()
         self._attempt()
 
     def _refusal_to_retry(self) -> str | None:

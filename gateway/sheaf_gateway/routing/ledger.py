@@ -71,9 +71,8 @@ class PodLedger(msgspec.Struct):
         first = next(iter(self.queued.values()))
         count, met = first.tokens, first.pairs
         expected = count * price.prefill_ms_per_token + met * price.attention_ms_per_pair
-        done = (now - self.since) * 1000.0 / (expected if expected > _LEAST_MS else _LEAST_MS)
-        if done > _MOST_DONE:
-            done = _MOST_DONE
+        done = (now - self.since) * 1000.0 / (max(_LEAST_MS, expected))
+        done = min(done, _MOST_DONE)
         return Prefill(self.pending_tokens - done * count, self.pending_pairs - done * met)
 
     def slots_short(self, adapter: str | None, slots: int) -> int:

@@ -51,6 +51,9 @@ class Chains:
         self._most = most
         self._runs: OrderedDict[int, list[int]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
     def chain(self, start: int, rendered: bytes) -> list[int]:
         """What `chain` says."""
         hashes: list[int] = []

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.choose import PodFacts
-from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, KV_PRESSURE_FROM, Coefficients, Residency, Work, compute, pairs, tokens
+from sheaf_gateway.routing.cost import (
+    BYTES_PER_TOKEN,
+    KV_PRESSURE_FROM,
+    Coefficients,
+    Residency,
+    Work,
+    compute,
+    pairs,
+    tokens,
+)
 from sheaf_gateway.routing.index import PodKey
 from sheaf_gateway.routing.ledger import PodLedger
 from sheaf_gateway.routing.prefix import BLOCK
@@ -92,7 +101,7 @@ class Scale:
         """Bytes that are cached, tokens and pairs of its own prefill, what that takes, and what it takes from each
         stream that runs there, in milliseconds."""
         price, size = self.price, self.size
-        cached = blocks * BLOCK if blocks * BLOCK < size else size
+        cached = min(size, blocks * BLOCK)
         count = (size - cached) / BYTES_PER_TOKEN
         met = pairs(count, cached / BYTES_PER_TOKEN)
         return cached, count, met, compute(count, met, price), price.stream_ms + count * price.interference_ms_per_token

@@ -6,10 +6,7 @@ Pods are shown to it as the gateway's fleet would show them: residency and load 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sheaf_gateway.fleet.view import Pod as PodView
-from sheaf_gateway.routing.index import PodKey
 from sheaf_gateway.routing.ledger import Ticket
 from sheaf_gateway.routing.router import Ask, Capacity, Router
 
