@@ -387,6 +387,7 @@ class Call:
         self.finished = True
         if self.continuing is not None:
             self.continuing.close()
+            self.continuing = None
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
