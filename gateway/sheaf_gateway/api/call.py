@@ -33,7 +33,7 @@ from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import request_head
 from sheaf_gateway.proxy.types import Header, Responder
 from sheaf_gateway.routing.choose import Decision
-from sheaf_gateway.routing.ledger import Ticket
+from sheaf_gateway.routing.router import Ticket
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -126,7 +126,7 @@ class Call:
             self.fail(self._last_error or failures.no_pod(ask.model))
             return
         self.record.attempts.append(Attempt(decision, now))
-        self.pod = pod = pods[decision.place]
+        self.pod = pod = next(pod for pod in pods if pod.name == decision.pod)
         if pod.holds(ask.adapter, ask.digest):
             self._send()
         else:
@@ -154,11 +154,12 @@ class Call:
 
     def _send(self) -> None:
         core, asked = self._core, self._asked
-        endpoint, authority = core.engine(self.pod.engine_url)
+        self._clear()
+        endpoint = core.endpoint(self.pod.engine_url)
         body = self.body()
         if asked.continues and not asked.ids:
             body = asking_for_ids(body)
-        head = request_head("POST", asked.route.target, authority, asked.headers, len(body))
+        head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
@@ -180,7 +181,6 @@ class Call:
             self.fail(error)
             return
         self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
-        self._clear()
         self._attempt()
 
     def _refusal_to_retry(self) -> str | None:
@@ -387,13 +387,10 @@ class Call:
         self.finished = True
         if self.continuing is not None:
             self.continuing.close()
-            self.continuing = None
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
         events = self.relay.events if self.relay is not None else 0
         ending = Ending(usage, events, self._opened_at, self._last_at)
-        entry = self._entry
-        del self._entry
-        entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
+        self._entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
         self._core.finished(self._asked, self.record, ending)

@@ -1,7 +1,5 @@
 """The last decisions, by request id: why a request went where it went. Bounded; the oldest leave first."""
 
-from collections import OrderedDict
-
 import msgspec
 
 from sheaf_gateway.routing.choose import Decision
@@ -48,7 +46,7 @@ class Records:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._records: dict[str, Record] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -58,14 +56,8 @@ class Records:
         self._records.pop(record.request_id, None)
         self._records[record.request_id] = record
         if len(self._records) > self._size:
-            self._records.popitem(last=False)
+            del self._records[next(iter(self._records))]
 
     def get(self, request_id: str) -> Record | None:
         """The record of a request, where it is still held."""
         return self._records.get(request_id)
-
-
-def told(record: Record) -> bytes:
-    """What is told of a request, as JSON; only now is worked out what the decisions weighed."""
-    attempts = [{**msgspec.structs.asdict(attempt), "decision": attempt.decision.told()} for attempt in record.attempts]
-    return msgspec.json.encode({**msgspec.structs.asdict(record), "attempts": attempts})

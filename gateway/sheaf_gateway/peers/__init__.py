@@ -1,1 +1,0 @@
-"""Carrying what gateways tell each other: between the workers of a machine, and between replicas."""
