@@ -11,7 +11,7 @@ from cluster.cluster import Cluster
 from resilience.fleet import Fleet, emulated, fleet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sheaf(cluster: Cluster) -> Iterator[Fleet]:
     """The chart installed; Model `good` has two replicas."""
     if cluster.external is not None:
