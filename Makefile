@@ -100,7 +100,7 @@ cluster: $(STAMP) ## Start a real Kubernetes on this machine, with Sheaf's image
 	@$(BIN)/python e2e/cluster kubeconfig
 
 .PHONY: cluster-down
-cluster-down: $(STAMP) ## End that Kubernetes; nothing of it stays
+cluster-down: $(STAMP) ## End that Kubernetes; only its imported images stay on disk
 	@$(BIN)/python e2e/cluster down
 
 .PHONY: demo

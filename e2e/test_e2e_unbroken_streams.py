@@ -1,7 +1,7 @@
 """Streams over pods that die: no stream breaks, and every one says what it would have said.
 
-`SHEAF_E2E_STREAMS` and `SHEAF_E2E_LOSSES` set the scale of the emulated part, 2000 and 100 for the whole promise; the part
-with real vLLM runs where `SHEAF_E2E_VLLM_STREAMS` gives a number of streams, 200 for the whole promise.
+`SHEAF_E2E_STREAMS` and `SHEAF_E2E_LOSSES` set the scale of the emulated part, 2000 and 100 for the whole promise;
+`SHEAF_E2E_VLLM_STREAMS` that of the part with real vLLM, 200 for the whole promise.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tiny_models import tiny_adapter, tiny_llama
 pytestmark = pytest.mark.timeout(1800)
 
 STREAMS, LOSSES = int(os.environ.get("SHEAF_E2E_STREAMS", "150")), int(os.environ.get("SHEAF_E2E_LOSSES", "8"))
-REAL = int(os.environ.get("SHEAF_E2E_VLLM_STREAMS", "0"))
+REAL = int(os.environ.get("SHEAF_E2E_VLLM_STREAMS", "40"))
 AT_ONCE, PROMPTS, TOKENS = 60, 24, 120
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
@@ -170,7 +170,6 @@ async def over_emulators(folder: Path) -> None:
 VLLM = [*logits_processor(), "--dtype=float32", "--max-model-len=1024", "--enforce-eager", "--max-num-seqs=128"]
 
 
-@pytest.mark.skipif(not REAL, reason="SHEAF_E2E_VLLM_STREAMS gives the number of streams")
 def test_streams_over_real_engines_that_die_say_what_they_would_have_said(tmp_path: Path) -> None:
     manifests = tmp_path / "manifests"
     manifests.mkdir()

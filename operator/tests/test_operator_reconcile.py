@@ -144,6 +144,17 @@ async def test_a_pod_that_is_refused_is_said_until_it_is_made(
         assert reason != "PodRefused" or "raise it" in ready()[1]
         cluster.refused.clear()
         await until(lambda: ready()[0] == "Serving")
+        assert cluster.index.refusal("m") == ""
+
+
+async def test_a_refusal_is_forgotten_with_the_wish_for_the_pod(cluster: Simulated) -> None:
+    cluster.refused[CreatePod] = ClusterError("no room")
+    loop = reconciler(cluster)
+    await turn(loop)
+    assert cluster.index.refusal("m") == "no room"
+    cluster.index.upsert(make_model("m", replicas=0))
+    await loop.one_turn(KEY, loop.ticks())
+    assert cluster.index.refusal("m") == ""
 
 
 async def test_what_failed_is_tried_again_without_a_change(cluster: Simulated) -> None:

@@ -71,6 +71,7 @@ def readings(core: "Inference", models: Iterable[str]) -> Iterable[Reading]:
     yield "refused", "Requests refused for load since start", ("model",), [((m,), d.refused) for m, d in asked.items()]
     shared = core.shared
     yield "limits_unavailable", "Failures of the shared limits", (), [((), shared.failures if shared else 0)]
+    yield "access_log_lost", "Lines of the access log that could not be written", (), [((), core.access.lost)]
     mending = core.mending
     yield "continuations_waiting", "Streams that lost their engine and wait", ("model",), mending.waiting()
     yield "journal_bytes", "Bytes that the journals of streams hold", (), [((), mending.purse.used)]

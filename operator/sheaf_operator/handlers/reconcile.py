@@ -132,6 +132,8 @@ class Reconciler:
             self._surprised(key, error)
             return
         self.metrics.planning.observe(self.ticks() - started)
+        if key.kind == "Model" and not any(isinstance(action, CreatePod) for action in decided.actions):
+            self.cluster.index.note_refusal(key.name, "")
         backoff = self.backoffs.setdefault(key, Backoff())
         backoff.keep_only(action.key for action in decided.actions)
         allowed = [action for action in decided.actions if backoff.allows(action.key, started)]
@@ -177,10 +179,10 @@ class Reconciler:
 
     def _note_refusal(self, action: Action, result: BaseException | None) -> None:
         """Whether a pod could be made is part of what is said of its Model."""
-        if not isinstance(action, CreatePod) or (isinstance(result, ClusterError) and result.passing):
-            return
-        told = str(result) if isinstance(result, ClusterError) else ""
-        self.queue.changed(self.cluster.index.note_refusal(action.template.model, told), self.ticks())
+        refused = isinstance(result, ClusterError) and not result.passing
+        if isinstance(action, CreatePod) and (result is None or refused):
+            told = "" if result is None else str(result)
+            self.queue.changed(self.cluster.index.note_refusal(action.template.model, told), self.ticks())
 
     def _come_back(self, key: Key, decided: Plan, backoff: Backoff, now: float) -> None:
         """Set the key's next turn; one of which nothing is left is forgotten."""

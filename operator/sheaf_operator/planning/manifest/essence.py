@@ -18,7 +18,7 @@ def essence(pod: Mapping[str, Any]) -> dict[str, Any]:
     containers = {kind: [_container(one) for one in items(spec, kind)] for kind in _CONTAINERS}
     return {
         "metadata": {**kept, "annotations": annotations},
-        "spec": {"nodeName": spec.get("nodeName"), **containers},
+        "spec": {"nodeName": spec.get("nodeName"), "readinessGates": spec.get("readinessGates"), **containers},
         "status": section(pod, "status"),
     }
 
