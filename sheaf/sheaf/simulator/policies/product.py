@@ -6,12 +6,8 @@ a `REPORT_S`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sheaf_gateway.fleet.view import Pod as PodView
-from sheaf_gateway.routing.index import PodKey
 from sheaf_gateway.routing.router import Ask, Capacity, Router, Ticket
-from sheaf_gateway.routing.swift import pick
 
 from sheaf.simulator.calls import BYTES_PER_TOKEN
 from sheaf.simulator.flights import Flight
@@ -31,7 +27,6 @@ class Product(Policy):
         super().__init__(seed)
         self.router = Router()
         self._views: dict[str, tuple[float, PodView]] = {}
-        self._known: dict[str, tuple[Pods, list[PodKey]]] = {}
 
     def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
         """As the gateway does."""
@@ -46,7 +41,7 @@ class Product(Policy):
             prompt_bytes=call.input_tokens * BYTES_PER_TOKEN,
         )
         views = [self._view(pod, call.model, now) for pod in pods]
-        decision = pick(self.router, ask, views, self._keys(call.model, pods), now)
+        decision = self.router.decide(ask, views, now)
         place = next((place for place, view in enumerate(views) if view.name == decision.pod), 0)
         flight.note = self.router.sent(ask, decision, views[place], now)
         return pods[place]
@@ -68,13 +63,6 @@ class Product(Policy):
         """Forget what is gone."""
         self._views = {pod.name: self._views[pod.name] for pod in pods if pod.name in self._views}
         self.router.keep([self._view(pod, pod.model, now) for pod in pods])
-
-    def _keys(self, model: str, pods: Pods) -> Sequence[PodKey]:
-        """Name and epoch of each pod; engines do not start again here, so all epochs are 0."""
-        known = self._known.get(model)
-        if known is None or known[0] is not pods:
-            known = self._known[model] = pods, [(pod.name, 0) for pod in pods]
-        return known[1]
 
     def _view(self, pod: Pod[Flight], model: str, now: float) -> PodView:
         known = self._views.get(pod.name)
