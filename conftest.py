@@ -1,6 +1,8 @@
-"""What holds for every test: no clock decides, CI replays the same examples, and no test's log set-up outlives it."""
+"""What holds for every test: no clock decides, CI replays the same examples, no test's log set-up outlives it, and
+the signals of a terminal are heard even where a shell started the suite in the background, ignoring them."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,10 @@ from hypothesis import settings
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,22 @@ def sheaf_up(manifests: Path, state_dir: Path, *arguments: str, timeout: float =
         errors.close()
 
 
+def own_processes(sheaf: Sheaf, command: bytes = b"") -> dict[int, str]:
+    """The pod ("": none) by process of this run of `sheaf up`, whose mark is in the environment of each; of those with
+    `command` in their command line."""
+    run = json.loads((sheaf.state_dir / "run.json").read_text())["run"]
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            raw, words = (entry / "environ").read_bytes().decode(errors="replace"), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        variables = dict(part.split("=", 1) for part in raw.split("\0") if "=" in part)
+        if variables.get("SHEAF_RUN") == run and command in words:
+            found[int(entry.name)] = variables.get("SHEAF_POD", "")
+    return found
+
+
 def await_line(sheaf: Sheaf, wanted: str, timeout: float) -> None:
     """Read stdout until the wanted line; `sheaf up` prints nothing for ever only if it hangs, so a watchdog ends it."""
     deadline = time.monotonic() + timeout

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_sheaf import Sheaf, free_port, manifest, sheaf_up, write_manifests
+from running_sheaf import Sheaf, free_port, manifest, own_processes, sheaf_up, write_manifests
 from tiny_models import tiny_adapter, tiny_llama
 
 pytestmark = pytest.mark.timeout(300)
@@ -69,35 +69,14 @@ def ready_pods(sheaf: Sheaf) -> list[str]:
 
 
 def engine_pids(sheaf: Sheaf) -> dict[str, int]:
-    """Engine processes by pod, found by the variable that every process of a pod carries."""
-    found = {}
-    for pid, variables in processes():
-        if variables.get("SHEAF_POD") and b"sheaf_engine.emulator" in cmdline(pid) and "SHEAF_RUN" in variables:
-            found[variables["SHEAF_POD"]] = pid
-    return found
-
-
-def processes() -> Iterator[tuple[int, dict[str, str]]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                raw = (entry / "environ").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            yield int(entry.name), dict(part.split("=", 1) for part in raw.split("\0") if "=" in part)
-
-
-def cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    """Engine processes of this run by pod."""
+    found = own_processes(sheaf, b"sheaf_engine.emulator")
+    return {pod: pid for pid, pod in found.items() if pod}
 
 
 def survivors(sheaf: Sheaf) -> list[int]:
-    """Processes of this run of `sheaf up` that are still there: each carries its mark in its environment."""
-    runs = json.loads((sheaf.state_dir / "run.json").read_text())["run"]
-    return [pid for pid, variables in processes() if variables.get("SHEAF_RUN") == runs]
+    """Processes of this run of `sheaf up` that are still there."""
+    return list(own_processes(sheaf))
 
 
 def chat(sheaf: Sheaf, model: str, timeout: float = 20.0) -> httpx.Response:

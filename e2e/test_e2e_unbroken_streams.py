@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from contract_engines import logits_processor
 from emulator_fleet import EmulatorFleet, emulator_fleet
-from running_sheaf import Sheaf, manifest, sheaf_up, write_manifests
+from running_sheaf import Sheaf, manifest, own_processes, sheaf_up, write_manifests
 from tiny_models import tiny_adapter, tiny_llama
 
 pytestmark = pytest.mark.timeout(1800)
@@ -201,7 +201,7 @@ async def over_vllm(sheaf: Sheaf) -> None:
     kills = 0
     await asyncio.sleep(1.0)
     while not asking.done() and kills < 6:
-        pid = await asyncio.to_thread(engine_pid, kills)
+        pid = await asyncio.to_thread(engine_pid, sheaf, kills)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
             kills += 1
@@ -220,14 +220,7 @@ async def over_vllm(sheaf: Sheaf) -> None:
     assert set(wrong) <= unstable
 
 
-def engine_pid(turn: int) -> int | None:
+def engine_pid(sheaf: Sheaf, turn: int) -> int | None:
     """An API server of this run, one after the other."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"vllm.entrypoints.openai.api_server" in (entry / "cmdline").read_bytes():
-                found.append((b"SHEAF_POD=" in (entry / "environ").read_bytes(), int(entry.name)))
-        except OSError:
-            continue
-    pids = sorted(pid for ours, pid in found if ours)
+    pids = sorted(own_processes(sheaf, b"vllm.entrypoints.openai.api_server"))
     return pids[turn % len(pids)] if pids else None

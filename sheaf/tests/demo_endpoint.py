@@ -1,7 +1,7 @@
 """A few lines of the OpenAI API as Sheaf's gateway answers it; run as a program, a few lines of `sheaf up`.
 
 `python demo_endpoint.py [MODE] up MANIFESTS --listen HOST:PORT --no-view`, where MODE is one of
-`fine`, `wrong` (every adapter answers as the base), `refuse` (503), `busy` (the port is taken), `slow` (never ready) and `stubborn` (it does not end on SIGINT).
+`fine`, `wrong` (every adapter answers as the base), `refuse` (503), `busy` (the port is taken), `slow` (never ready) and `stubborn` (it does not end on SIGTERM).
 """
 
 import json
@@ -94,7 +94,7 @@ def main(mode: str, listen: str) -> None:
             "something before\nerror: 127.0.0.1:8000 is in use; stop what listens there, or choose another --listen"
         )
     if mode == "stubborn":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if mode == "wrong":
         STYLED.update(dict.fromkeys(STYLED, STYLED["smollm2"]))
     Endpoint.breaks = mode

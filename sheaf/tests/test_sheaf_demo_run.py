@@ -116,6 +116,22 @@ def test_a_demo_that_stays_up_ends_on_a_signal(
     assert nobody_listens(listen)
 
 
+def test_a_demo_under_nohup_outlives_its_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hang_up(*_: object) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        raise DemoError("it went on")
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(demo_run, "prepare", hang_up)
+        assert run("127.0.0.1:1", tmp_path) == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert capsys.readouterr().out == "error: it went on\n"
+
+
 def test_an_interrupted_demo_ends_with_130(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,7 +180,7 @@ def test_a_second_ctrl_c_ends_what_is_still_stopping(monkeypatch: pytest.MonkeyP
 
 
 def stubborn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serving:
-    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()

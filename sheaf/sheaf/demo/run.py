@@ -110,7 +110,7 @@ def stopped_quietly(out: Console) -> Iterator[None]:
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: what it started ends with it."""
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, unless whoever started it (`nohup`) ignores them."""
     raise KeyboardInterrupt
 
 
@@ -118,7 +118,8 @@ def run(listen: str = "127.0.0.1:8000", cache: Path | None = None, *, keep: bool
     """Run the demo. What goes wrong ends in one line and status 1, Ctrl-C in status 130."""
     out = console()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         return demo(out, listen, cache or cache_dir(), keep=keep)
     except DemoError as error:

@@ -1,6 +1,5 @@
 """A `sheaf up` of the demo's own: started, awaited, and ended, with what it said in a log file."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -77,9 +76,9 @@ class Serving:
             time.sleep(POLL)
 
     def stop(self) -> None:
-        """End it as Ctrl-C does; by force where that, or the patience of whoever waits, does not last."""
+        """End it in good order; by force where that, or the patience of whoever waits, does not last."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
