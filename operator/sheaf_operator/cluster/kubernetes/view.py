@@ -89,7 +89,7 @@ class View:
         if resource is PODS:
             self._drop_pod(name)
         self._forgive(place)
-        self._mark(self.index.remove(resource.kind, name))  # type: ignore[arg-type]
+        self.mark(self.index.remove(resource.kind, name))  # type: ignore[arg-type]
 
     def prune(self, resource: Resource, seen: Collection[str], version: int) -> None:
         """Drop what a complete list, taken at that resourceVersion, no longer had (`seen`: its UIDs)."""
@@ -164,15 +164,15 @@ class View:
         if isinstance(item, Refusal):
             key = refusal_key(place)
             self.refusals.setdefault(key, {})[place] = item
-            self._mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
+            self.mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
         else:
-            self._mark(self.index.upsert(item))
+            self.mark(self.index.upsert(item))
 
     def _forgive(self, place: Place) -> None:
         key = refusal_key(place)
         refused = self.refusals.get(key, {})
         if refused.pop(place, None) is not None:
-            self._mark({key})
+            self.mark({key})
         if not refused:
             self.refusals.pop(key, None)
 
@@ -181,9 +181,10 @@ class View:
             raw = self.pods[name]
             agent = self.agents.get(str(raw["metadata"].get("uid", "")))
             facts = pod_facts(raw, self.nodes.get(node_of(raw)), agent, self.clock())
-            self._mark(self.index.upsert(facts))
+            self.mark(self.index.upsert(facts))
 
-    def _mark(self, keys: Collection[Key]) -> None:
+    def mark(self, keys: Collection[Key]) -> None:
+        """These keys may have another plan now."""
         if keys:
             self.dirty.update(keys)
             self.moved()
