@@ -73,7 +73,18 @@ class Bill:
 class Gate:
     """The state of one Model's door."""
 
-    __slots__ = ("arrivals", "bills", "busy_at", "first_s", "learnt", "line", "refused", "service_s", "sizes")
+    __slots__ = (
+        "_charged",
+        "arrivals",
+        "bills",
+        "busy_at",
+        "first_s",
+        "learnt",
+        "line",
+        "refused",
+        "service_s",
+        "sizes",
+    )
 
     def __init__(self, policy: Policy) -> None:
         self.service_s = _PRIOR_SERVICE_S
@@ -85,6 +96,7 @@ class Gate:
         self.refused = 0
         self.sizes = Sizes()
         self.busy_at = 0.0
+        self._charged: dict[str, Tenant] | None = None
 
     @property
     def running(self) -> int:
@@ -108,6 +120,19 @@ class Gate:
         bill.prompt, bill.output = prompt, output
         if cost:
             self.line.books.charge(bill.tenant, cost)
+            if self._charged is not None:
+                self._charged[bill.tenant.name] = bill.tenant
+
+    def tell(self, *, on: bool) -> None:
+        """Note from now on who is charged, for `told`; or note nothing any more."""
+        self._charged = {} if on else None
+
+    def told(self) -> list[tuple[str, float, float]]:
+        """Who was charged since the last time: tenant, what it was served here since the beginning, its weight."""
+        if not self._charged:
+            return []
+        charged, self._charged = self._charged, {}
+        return [(name, tenant.served, tenant.weight) for name, tenant in charged.items()]
 
     def learn(self, service_s: float | None, first_s: float | None) -> None:
         """Note how long a request that went well was served, and how long its first token took."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, cast
 from sheaf_gateway.proxy import metrics
 from sheaf_gateway.proxy.body import ChunkedBody, LengthBody
 from sheaf_gateway.proxy.errors import Refusal
-from sheaf_gateway.proxy.framing import RequestHead, check_partial, parse_head
+from sheaf_gateway.proxy.framing import RequestHead, check_partial
+from sheaf_gateway.proxy.heads import HeadReader
 from sheaf_gateway.proxy.responder import ConnectionResponder
 from sheaf_gateway.proxy.response import CONTINUE, length_framing, response_head
 from sheaf_gateway.proxy.types import ClientGone, Request
@@ -40,6 +41,7 @@ class Connection(asyncio.Protocol):
         "_client",
         "_discarded",
         "_head",
+        "_heads",
         "_held",
         "_reading",
         "_received_at",
@@ -62,6 +64,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._state = _HEAD
+        self._heads = HeadReader(server.limits)
         self._buffer = b""
         self._scanned = 0
         self._body: LengthBody | ChunkedBody | None = None
@@ -230,7 +233,7 @@ class Connection(asyncio.Protocol):
                 self._scanned = max(len(buffer) - 3, 0)
                 return
             self._scanned = 0
-            self._head = parse_head(buffer[: end + 4], self._server.limits)
+            self._head = self._heads.read(buffer[: end + 4])
             self._buffer = b""
             self._begin_body(buffer[end + 4 :])
         except Refusal as refusal:
