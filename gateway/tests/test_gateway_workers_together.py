@@ -101,7 +101,7 @@ async def test_a_decision_is_found_whoever_made_it(workers):
     await serve_one(other, "by-other")
     for worker in (one, other):
         for request_id in ("by-one", "by-other"):
-            record = json.loads(gathering.msgspec.json.encode(await gathering.decision(worker.inference, request_id)))
+            record = json.loads(await gathering.decision(worker.inference, request_id))
             assert (record["request_id"], record["status"]) == (request_id, 200)
         assert await gathering.decision(worker.inference, "nobody") is None
 
