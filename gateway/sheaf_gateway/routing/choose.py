@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
-from sheaf_gateway.routing.cost import Coefficients, Terms, Work, cost
+from sheaf_gateway.routing.cost import Coefficients, Residency, Terms, Work, cost
 
 Standing = Literal["Healthy", "Open", "Draining", "NotReady", "Tried"]
 Mode = Literal["Normal", "Panic", "Draining", "None"]
@@ -32,6 +32,15 @@ class PodFacts(msgspec.Struct, frozen=True, gc=False):
     work: Work
 
 
+Own = tuple[int, float, float, float, float]
+"""Bytes of the prompt that are cached, tokens and pairs of the prefill of the rest, what that takes in milliseconds,
+and what it takes from each stream that runs there."""
+
+Row = tuple[str, Own, float, float, int, int, float, Residency, int, int, float]
+"""`PodFacts` of a healthy pod in the quick way's terms (see `weigh`): pod, own, pending tokens and pairs, running,
+foreign waiting, KV usage, residency, queued, slots and room short."""
+
+
 class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One pod in a decision record; terms are milliseconds."""
 
@@ -49,9 +58,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     pod: str | None
     mode: Mode
-    facts: tuple[PodFacts, ...]
+    weighed: Sequence[PodFacts | Row]
     price: Coefficients
     place: int = -1
+
+    @property
+    def facts(self) -> tuple[PodFacts, ...]:
+        """Every pod as the request would have met it."""
+        return tuple([_fact(weighed) for weighed in self.weighed])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -61,11 +75,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     @property
     def cached_bytes(self) -> int:
         """Bytes of the prompt that the chosen pod should have."""
-        return 0 if self.place < 0 else self.facts[self.place].cached_bytes
+        return 0 if self.place < 0 else _fact(self.weighed[self.place]).cached_bytes
 
     def chosen(self) -> Candidate | None:
         """The candidate that won."""
-        return None if self.place < 0 else _candidate(self.facts[self.place], self.price)
+        return None if self.place < 0 else _candidate(_fact(self.weighed[self.place]), self.price)
 
     def told(self) -> dict[str, object]:
         """What people and programs are told of it."""
@@ -78,22 +92,30 @@ def choose(facts: Sequence[PodFacts], price: Coefficients, request_id: str) -> D
     if not usable:
         return Decision(None, mode, tuple(facts), price)
     totals = [cost(facts[place].work, price).total for place in usable]
-    place = usable[cheapest([facts[place].pod for place in usable], totals, request_id)]
+    place = usable[cheapest([(facts[place].pod,) for place in usable], totals, request_id)]
     return Decision(facts[place].pod, mode, tuple(facts), price, place)
 
 
-def cheapest(pods: Sequence[str], totals: Sequence[float], request_id: str) -> int:
-    """The place of the lowest total; of equal ones that of the lowest lot."""
+def cheapest(pods: Sequence[Row | tuple[str]], totals: Sequence[float], request_id: str) -> int:
+    """The place of the lowest total; of equal ones that of the lowest lot of the pods, which are named first."""
     lowest = min(totals)
     place = totals.index(lowest)
     if totals.count(lowest) == 1:
         return place
     ties = [place for place, total in enumerate(totals) if total == lowest]
-    return min(ties, key=lambda place: _lot(request_id, pods[place]))
+    return min(ties, key=lambda place: _lot(request_id, pods[place][0]))
 
 
 def _lot(request_id: str, pod: str) -> tuple[int, str]:
     return xxhash.xxh3_64_intdigest(f"{request_id}\0{pod}".encode()), pod
+
+
+def _fact(weighed: PodFacts | Row) -> PodFacts:
+    if isinstance(weighed, PodFacts):
+        return weighed
+    pod, own, tokens, pairs, running, waiting, usage, residency, queued, slots_short, room_short = weighed
+    work = Work(own[1], tokens, running, waiting, usage, residency, own[2], pairs, queued, slots_short, room_short)
+    return PodFacts(pod, "Healthy", own[0], work)
 
 
 def _candidate(fact: PodFacts, price: Coefficients) -> Candidate:
@@ -118,7 +140,7 @@ def explain(decision: Decision) -> str:
     """Why, in under 200 characters of ASCII for a header."""
     chosen = decision.chosen()
     if chosen is None:
-        return f"no pod of {len(decision.facts)} can answer"
+        return f"no pod of {len(decision.weighed)} can answer"
     t = chosen.terms
-    where = (decision.mode.lower(), len(decision.facts))
+    where = (decision.mode.lower(), len(decision.weighed))
     return (_EXPLAINED % (*where, t.total, t.queue, t.prefill, t.adapter, t.harm, chosen.cached_bytes))[:_MAX_EXPLAINED]

@@ -6,8 +6,8 @@ from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.breaker import Breaker
 from sheaf_gateway.routing.cost import Coefficients
 
-_MOST_DONE = 0.9
-_LEAST_MS = 1e-6
+MOST_DONE = 0.9
+LEAST_MS = 1e-6
 
 
 class Prefill(msgspec.Struct, frozen=True, gc=False):
@@ -67,12 +67,12 @@ class PodLedger(msgspec.Struct):
     def ahead(self, now: float, price: Coefficients) -> Prefill:
         """The work before a request that came now: what is queued, less what the first of it must have done by now."""
         if not self.queued:
-            return NO_WORK if not self.pending_tokens else Prefill(self.pending_tokens, self.pending_pairs)
+            return NO_WORK
         first = next(iter(self.queued.values()))
         count, met = first.tokens, first.pairs
         expected = count * price.prefill_ms_per_token + met * price.attention_ms_per_pair
-        done = (now - self.since) * 1000.0 / (max(_LEAST_MS, expected))
-        done = min(done, _MOST_DONE)
+        done = (now - self.since) * 1000.0 / (max(LEAST_MS, expected))
+        done = min(done, MOST_DONE)
         return Prefill(self.pending_tokens - done * count, self.pending_pairs - done * met)
 
     def slots_short(self, adapter: str | None, slots: int) -> int:
@@ -99,19 +99,27 @@ def leave(ledger: PodLedger, ticket: Ticket) -> None:
     """An attempt whose prompt is computed, or given up, is over."""
     ledger.running = max(0, ledger.running - 1)
     ledger.held_tokens = max(0.0, ledger.held_tokens - ticket.held)
-    left = ledger.adapters.get(ticket.adapter or "", 0) - 1
+    if ticket.adapter is None:
+        return
+    left = ledger.adapters.get(ticket.adapter, 0) - 1
     if left > 0:
-        ledger.adapters[ticket.adapter or ""] = left
+        ledger.adapters[ticket.adapter] = left
     else:
-        ledger.adapters.pop(ticket.adapter or "", None)
+        ledger.adapters.pop(ticket.adapter, None)
 
 
 def prefilled(ledger: PodLedger, ticket: Ticket, now: float) -> None:
-    """The prompt of an attempt is computed, or will not be."""
-    if not ticket.answered:
-        ticket.answered = True
-        if next(iter(ledger.queued), None) == ticket.number:
-            ledger.since = now
-        ledger.queued.pop(ticket.number, None)
+    """The prompt of an attempt is computed, or will not be. Where nothing is queued nothing is pending, whatever
+    rounding has left."""
+    if ticket.answered:
+        return
+    ticket.answered = True
+    queued = ledger.queued
+    if next(iter(queued), None) == ticket.number:
+        ledger.since = now
+    queued.pop(ticket.number, None)
+    if queued:
         ledger.pending_tokens = max(0.0, ledger.pending_tokens - ticket.tokens)
         ledger.pending_pairs = max(0.0, ledger.pending_pairs - ticket.pairs)
+    else:
+        ledger.pending_tokens = ledger.pending_pairs = 0.0
