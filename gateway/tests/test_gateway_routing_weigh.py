@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from sheaf_gateway.fleet.view import Pod
-from sheaf_gateway.routing.choose import choose
+from sheaf_gateway.routing.choose import choose, explain
 from sheaf_gateway.routing.router import Ask, Capacity, Router
 from sheaf_gateway.routing.weigh import Group
 
@@ -37,7 +37,8 @@ def thoroughly(router, ask, pods, now):
 
 def whole(decision):
     """All that a decision says, however it holds it."""
-    return decision.pod, decision.mode, decision.facts, decision.price, decision.place, decision.candidates
+    said = decision.candidates, explain(decision)
+    return decision.pod, decision.mode, decision.facts, decision.price, decision.place, *said
 
 
 @given(st.lists(views, min_size=1, max_size=4), steps, st.sampled_from([(0, 0), (1, 300), (2, 10_000)]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, ends_well, is_stream
+from sheaf_gateway.api.answers import answer_headers, answer_lines, ends_well, is_stream
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.continuing import Continuing
 from sheaf_gateway.api.ending import Ending, given
@@ -27,6 +27,7 @@ from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
 from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
 from sheaf_gateway.fleet.agents import AgentError
 from sheaf_gateway.fleet.view import Pod
+from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.proxy.relay import content_length
@@ -246,12 +247,16 @@ class Call:
         else:
             self._reply(b"".join(self._held))
 
-    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer came in one read (`proxy.exchange.WholeSink`)."""
-        self.on_head(status, headers)
+        self.on_head(head.status, head.headers)
         if self._streaming:
             self.on_body(body)
             self.on_end()
+        elif 0 < self._status < 400:
+            lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
+            self.responder.reply_joined(self._status, lines, body)
+            self._finish(self._status, find_usage(body) if self._status < 300 else NOTHING, "ok")
         elif self._status:
             self._reply(body)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 from sheaf_gateway.proxy import metrics
+from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import UpstreamError
 from sheaf_gateway.proxy.types import Header
 
@@ -88,7 +89,7 @@ class Sink(Protocol):
 class WholeSink(Sink, Protocol):
     """A sink that takes a response that arrived in one read in one call, instead of head, body and end."""
 
-    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """Take a complete response; nothing more comes."""
         ...
 

@@ -43,11 +43,28 @@ def response_head(status: int, headers: Headers, framing: bytes) -> bytes:
     Raises:
         ValueError: The status is not final, or a header holds a line break or NUL.
     """
+    return joined_head(status, joined(headers), framing)
+
+
+def joined_head(status: int, lines: bytes, framing: bytes) -> bytes:
+    """Return a response head of header lines that `joined` made.
+
+    Raises:
+        ValueError: The status is not final.
+    """
     line = _STATUS_LINES.get(status)
     if line is None:
         raise ValueError(f"status {status} is not a final HTTP status (200 to 599)")
-    lines = [name + b": " + value for name, value in headers if name.lower() not in HOP_BY_HOP]
-    return line + _join(lines) + framing
+    return line + lines + framing
+
+
+def joined(headers: Headers) -> bytes:
+    """Return the end-to-end headers as they go out, each with its line end.
+
+    Raises:
+        ValueError: A header holds a line break or NUL.
+    """
+    return _join([name + b": " + value for name, value in headers if name.lower() not in HOP_BY_HOP])
 
 
 def length_framing(length: int, *, keep_alive: bool, minor: int) -> bytes:

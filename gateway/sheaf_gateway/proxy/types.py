@@ -125,6 +125,10 @@ class Responder(Protocol):
         """Send a whole response at once."""
         ...
 
+    def reply_joined(self, status: int, lines: bytes, body: bytes) -> None:
+        """Send a whole response at once, with headers that `response.joined` made lines of."""
+        ...
+
     def abort(self) -> None:
         """Break the connection so that the client sees a broken response, never a silently short one."""
         ...

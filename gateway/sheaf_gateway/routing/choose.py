@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
-from sheaf_gateway.routing.cost import Coefficients, Residency, Terms, Work, cost
+from sheaf_gateway.routing.cost import ADAPTER_SHARE, KV_PRESSURE_FROM, Coefficients, Residency, Terms, Work, cost
 
 Standing = Literal["Healthy", "Open", "Draining", "NotReady", "Tried"]
 Mode = Literal["Normal", "Panic", "Draining", "None"]
@@ -138,9 +138,27 @@ def _usable(facts: Sequence[PodFacts]) -> tuple[Mode, list[int]]:
 
 def explain(decision: Decision) -> str:
     """Why, in under 200 characters of ASCII for a header."""
-    chosen = decision.chosen()
-    if chosen is None:
-        return f"no pod of {len(decision.weighed)} can answer"
-    t = chosen.terms
-    where = (decision.mode.lower(), len(decision.weighed))
-    return (_EXPLAINED % (*where, t.total, t.queue, t.prefill, t.adapter, t.harm, chosen.cached_bytes))[:_MAX_EXPLAINED]
+    count, price, place = len(decision.weighed), decision.price, decision.place
+    if place < 0:
+        return f"no pod of {count} can answer"
+    weighed = decision.weighed[place]
+    if isinstance(weighed, PodFacts):
+        terms, cached = cost(weighed.work, price), weighed.cached_bytes
+    else:
+        terms, cached = _terms(weighed, price), weighed[1][0]
+    said = (decision.mode.lower(), count, terms.total, terms.queue, terms.prefill, terms.adapter, terms.harm, cached)
+    return (_EXPLAINED % said)[:_MAX_EXPLAINED]
+
+
+def _terms(row: Row, price: Coefficients) -> Terms:
+    """What `cost` says of a row, to the last bit, with no object between."""
+    _, own, pending, pairs, running, waiting, usage, residency, queued, slots_short, room_short = row
+    queue = pending * price.prefill_ms_per_token + pairs * price.attention_ms_per_pair + waiting * price.waiting_ms
+    queue += room_short * price.room_ms_per_token
+    prefill, adapter, harm = price.base_ms + own[3], 0.0, running * own[4]
+    if slots_short or residency != "Resident":
+        adapter = ADAPTER_SHARE[residency] * price.adapter_load_ms + slots_short * price.slot_ms
+    if usage > KV_PRESSURE_FROM:
+        harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
+    harm += (queued + 1) * own[3]
+    return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm)
