@@ -19,6 +19,10 @@ class Prefill(msgspec.Struct, frozen=True, gc=False):
 
 NO_WORK = Prefill()
 
+Seen = tuple[float, float, float, float, float, int, int, float]
+"""A ledger at one moment: pending tokens and pairs, tokens and pairs of the first that is queued, since when it is the
+first, running, queued, tokens held."""
+
 
 class Ticket(msgspec.Struct):
     """One attempt on one pod, from the moment it was sent. Times are seconds, tokens estimates.
@@ -51,7 +55,7 @@ class PodLedger(msgspec.Struct):
 
     Of the `running` attempts `told` are those of other gateways. `queued` has that work by ticket, in order; `since` is
     when its first entry came to be the first. `adapters` counts attempts by adapter, `held_tokens` what all of them
-    keep in the KV cache.
+    keep in the KV cache. `seen` is what `look` last said, None where that has changed.
     """
 
     running: int = 0
@@ -63,6 +67,16 @@ class PodLedger(msgspec.Struct):
     breaker: Breaker = circuit.CLOSED
     queued: dict[int, Prefill] = {}
     adapters: dict[str, int] = {}
+    seen: Seen | None = None
+
+    def look(self) -> Seen:
+        """The ledger as it is, kept in `seen` until it changes: many decisions share what they hold of it."""
+        first = next(iter(self.queued.values()), NO_WORK)
+        seen = self.seen = (
+            self.pending_tokens, self.pending_pairs, first.tokens, first.pairs,
+            self.since, self.running, len(self.queued), self.held_tokens,
+        )  # fmt: skip
+        return seen
 
     def ahead(self, now: float, price: Coefficients) -> Prefill:
         """The work before a request that came now: what is queued, less what the first of it must have done by now."""
@@ -84,6 +98,7 @@ class PodLedger(msgspec.Struct):
 
 def enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
     """An attempt begins on the pod."""
+    ledger.seen = None
     if not ledger.queued:
         ledger.since = now
     ledger.running += 1
@@ -97,6 +112,7 @@ def enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
 
 def leave(ledger: PodLedger, ticket: Ticket) -> None:
     """An attempt whose prompt is computed, or given up, is over."""
+    ledger.seen = None
     ledger.running = max(0, ledger.running - 1)
     ledger.held_tokens = max(0.0, ledger.held_tokens - ticket.held)
     if ticket.adapter is None:
@@ -114,6 +130,7 @@ def prefilled(ledger: PodLedger, ticket: Ticket, now: float) -> None:
     if ticket.answered:
         return
     ticket.answered = True
+    ledger.seen = None
     queued = ledger.queued
     if next(iter(queued), None) == ticket.number:
         ledger.since = now

@@ -93,7 +93,7 @@ class Router:
         group, price = self._group(ask.model, pods), self.model(ask.model).coefficients
         matched, capacity = self.index.match(ask.chain, group.keys), self.capacities.get(ask.model, UNKNOWN)
         if group.plain and not tried:
-            weighed = weigh(
+            found = weigh(
                 group,
                 matched,
                 ask.prompt_bytes,
@@ -104,10 +104,10 @@ class Router:
                 capacity.slots,
                 capacity.kv_tokens,
             )
-            if weighed is not None:
-                rows, totals = weighed
-                place = cheapest(rows, totals, ask.request_id) if len(totals) > 1 else 0
-                return Decision(rows[place][0], "Normal", rows, price, place)
+            if found is not None:
+                weighed, totals = found
+                place = cheapest(group.names, totals, ask.request_id) if len(totals) > 1 else 0
+                return Decision(group.names[place], "Normal", weighed, price, place)
         return choose(self.facts(ask, group, matched, now, tried), price, ask.request_id)
 
     def facts(
@@ -187,8 +187,7 @@ class Router:
 
     def move_on(self, ticket: Ticket, now: float) -> None:
         """The answer of an attempt began: its prompt is computed."""
-        if self._unsettled:
-            self._settle(now)
+        self._settle(now)
         prefilled(self.ledger(ticket.pod), ticket, now)
         if ticket.chain:
             self._unsettled.append((now + _SETTLE_S, ticket))

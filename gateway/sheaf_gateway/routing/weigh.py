@@ -9,8 +9,9 @@ once, and again when the pods change.
 from collections.abc import Callable, Mapping, Sequence
 
 from sheaf_gateway.fleet.view import Pod
-from sheaf_gateway.routing.choose import Own, Row
+from sheaf_gateway.routing.choose import Own, Weighing
 from sheaf_gateway.routing.cost import (
+    ADAPTER_SHARE,
     BYTES_PER_TOKEN,
     KV_PRESSURE_FROM,
     Coefficients,
@@ -20,27 +21,24 @@ from sheaf_gateway.routing.cost import (
     tokens,
 )
 from sheaf_gateway.routing.index import PodKey
-from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, PodLedger
+from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, PodLedger, Seen
 from sheaf_gateway.routing.prefix import BLOCK
-
-_RESIDENT: Residency = "Resident"
 
 
 class Group:
     """The pods of one Model as one view of the fleet has them, with their keys and ledgers; `plain` where all are ready
-    and none drains. `looks` has of each pod what `weigh` reads: it stays while the view does."""
+    and none drains. `looks` has of each pod what `weigh` reads, `told` what decisions keep of it (see `Weighing`)."""
 
-    __slots__ = ("keys", "looks", "plain", "pods", "rows")
+    __slots__ = ("keys", "looks", "names", "plain", "pods", "rows", "told")
 
     def __init__(self, pods: Sequence[Pod], ledger: Callable[[str], PodLedger]) -> None:
         self.pods = pods
         self.plain = bool(pods) and all(pod.ready and not pod.draining for pod in pods)
+        self.names = [pod.name for pod in pods]
         self.keys: list[PodKey] = [(pod.name, pod.epoch) for pod in pods]
         self.rows = [(pod, key, ledger(pod.name)) for pod, key in zip(pods, self.keys, strict=True)]
-        self.looks = [
-            (pod.name, pod, key, ledger, pod.foreign_running, pod.foreign_waiting, pod.kv_usage)
-            for pod, key, ledger in self.rows
-        ]
+        self.told = tuple((pod.name, pod.foreign_running, pod.foreign_waiting, pod.kv_usage) for pod in pods)
+        self.looks = [(row[2], row[1], *told[1:]) for row, told in zip(self.rows, self.told, strict=True)]
 
 
 def weigh(
@@ -53,7 +51,7 @@ def weigh(
     now: float,
     slots: int,
     room: int,
-) -> tuple[list[Row], list[float]] | None:
+) -> tuple[Weighing, list[float]] | None:
     """The facts of every pod and what each would cost in milliseconds; None where a breaker is not closed.
 
     Args:
@@ -70,41 +68,36 @@ def weigh(
     waiting_ms, base_ms, token_ms, pair_ms = (
         price.waiting_ms, price.base_ms, price.prefill_ms_per_token, price.attention_ms_per_pair,
     )  # fmt: skip
-    last, state, short, load_ms, over = 0, _RESIDENT, 0, 0.0, 0.0
-    own = _own(size, 0, price)
-    owns, own_ms, disturbed = {0: own}, own[3], own[4]
-    rows: list[Row] = []
+    own = cold = _own(size, 0, price)
+    known, own_ms, disturbed, last = {0: cold}, cold[3], cold[4], 0
+    adapted, loads = _adapted(group, adapter, digest, price, slots) if adapter is not None else ((), ())
     totals: list[float] = []
-    for name, pod, key, ledger, foreign_running, waiting, usage in group.looks:
+    looked: list[Seen] = []
+    owns: list[Own] = []
+    for ledger, key, foreign_running, waiting, usage in group.looks:
         if ledger.breaker.phase != "Closed":
             return None
         if matched and (blocks := matched.get(key, 0)) != last:
-            last, own = blocks, owns.get(blocks) or owns.setdefault(blocks, _own(size, blocks, price))
+            last, own = blocks, known.get(blocks) or known.setdefault(blocks, _own(size, blocks, price))
             own_ms, disturbed = own[3], own[4]
-        ahead_tokens, ahead_pairs, queued = 0.0, 0.0, 0
-        if ledger.queued:
-            queued, first = len(ledger.queued), next(iter(ledger.queued.values()))
-            expected = first.tokens * token_ms + first.pairs * pair_ms
-            done = (now - ledger.since) * 1000.0 / (expected if expected > LEAST_MS else LEAST_MS)  # noqa: FURB136
+        seen = ledger.seen or ledger.look()
+        pending, pending_pairs, first, first_pairs, since, running, queued, held = seen
+        if queued:
+            expected = first * token_ms + first_pairs * pair_ms
+            done = (now - since) * 1000.0 / (expected if expected > LEAST_MS else LEAST_MS)  # noqa: FURB136
             done = done if done < MOST_DONE else MOST_DONE  # noqa: FURB136
-            ahead_tokens = ledger.pending_tokens - done * first.tokens
-            ahead_pairs = ledger.pending_pairs - done * first.pairs
-        queue = ahead_tokens * token_ms + ahead_pairs * pair_ms + waiting * waiting_ms
+            pending, pending_pairs = pending - done * first, pending_pairs - done * first_pairs
+        queue = pending * token_ms + pending_pairs * pair_ms + waiting * waiting_ms
         if room:
-            over = max(0.0, ledger.held_tokens + tokens(size) - room)
-            queue += over * price.room_ms_per_token
-        if adapter is not None:
-            state, short, load_ms = _adapted(pod, ledger, adapter, digest, price, slots)
-        running = ledger.running + foreign_running
-        harm = running * disturbed
+            queue += max(0.0, held + tokens(size) - room) * price.room_ms_per_token
+        harm = (running + foreign_running) * disturbed
         if usage > KV_PRESSURE_FROM:
             harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
         harm += (queued + 1) * own_ms
-        totals.append(queue + (base_ms + own_ms) + load_ms + harm)
-        rows.append(
-            (name, own, ahead_tokens, ahead_pairs, running, waiting, usage, state, queued, short, over)
-        )  # fmt: skip
-    return rows, totals
+        totals.append(queue + (base_ms + own_ms) + (loads[len(totals)] if loads else 0.0) + harm)
+        looked.append(seen)
+        owns.append(own)
+    return Weighing(group.told, looked, owns, adapted, now, size, room), totals
 
 
 def _own(size: int, blocks: int, price: Coefficients) -> Own:
@@ -116,13 +109,11 @@ def _own(size: int, blocks: int, price: Coefficients) -> Own:
 
 
 def _adapted(
-    pod: Pod, ledger: PodLedger, adapter: str, digest: str, price: Coefficients, slots: int
-) -> tuple[Residency, int, float]:
-    """Whether the adapter is there, how many must leave a slot for it, and what both cost."""
-    state = residency(pod, adapter, digest)
-    share = 0.0 if state == "Resident" else 0.5 if state == "Loading" else 1.0
-    short = ledger.slots_short(adapter, slots)
-    return state, short, share * price.adapter_load_ms + short * price.slot_ms
+    group: Group, adapter: str, digest: str, price: Coefficients, slots: int
+) -> tuple[list[tuple[Residency, int]], list[float]]:
+    """Of each pod whether the adapter is there, how many must leave a slot for it, and what both cost."""
+    found = [(residency(pod, adapter, digest), ledger.slots_short(adapter, slots)) for pod, _, ledger in group.rows]
+    return found, [ADAPTER_SHARE[state] * price.adapter_load_ms + short * price.slot_ms for state, short in found]
 
 
 def residency(pod: Pod, adapter: str | None, digest: str) -> Residency:
