@@ -30,7 +30,7 @@ steps = st.lists(st.tuples(asks, st.sampled_from(["none", "answer", "finish", "f
 
 def thoroughly(router, ask, pods, now):
     """The decision by the cost model's own words, pod by pod."""
-    group = Group(pods, router.ledger)
+    group = Group(pods, router.ledger, router.index.history)
     found = router.facts(ask, group, router.index.match(ask.chain, group.keys), now)
     return choose(found, router.model(ask.model).coefficients, ask.request_id)
 

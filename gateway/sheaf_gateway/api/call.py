@@ -31,7 +31,7 @@ from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.proxy.relay import content_length
-from sheaf_gateway.proxy.response import request_head
+from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header, Responder
 from sheaf_gateway.routing.choose import Decision
 from sheaf_gateway.routing.ledger import Ticket
@@ -103,7 +103,9 @@ class Call:
         self._last_error: ApiError | None = None
         self.loading: asyncio.Future[None] | None = None
         self.continuing = None
-        self._clear()
+        self.ticket = self.exchange = self.relay = None
+        self._status = self._held_size = 0
+        self._streaming = self._passing = False
 
     def begin(self) -> None:
         """Ask admission, then go on, wait or answer."""
@@ -159,7 +161,7 @@ class Call:
         body = self.body()
         if asked.continues and not asked.ids:
             body = asking_for_ids(body)
-        head = request_head("POST", asked.route.target, authority, asked.headers, len(body))
+        head = lined_request_head("POST", asked.route.target, authority, asked.lines, len(body))
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
@@ -204,6 +206,7 @@ class Call:
             self._core.router.finished(ticket)
 
     def _clear(self) -> None:
+        """Begin anew after an attempt of which the client saw nothing."""
         self.ticket = None
         self.exchange = None
         self.relay = None
@@ -221,6 +224,7 @@ class Call:
             return
         self._status = status
         self._response_headers = headers
+        self._held = []
         self._streaming = status < 300 and is_stream(headers)
         if not self._streaming and self.ticket is not None:
             self._core.router.answered(self.ticket, self._core.now(), streamed=False)

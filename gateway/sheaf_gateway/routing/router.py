@@ -23,7 +23,7 @@ from sheaf_gateway.routing.retry import RetryBudget
 from sheaf_gateway.routing.weigh import Group, residency, weigh
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Ask(msgspec.Struct, frozen=True):
     """What routing needs of a request: whose prefix (`chain`, see `prefix`), how long, for which adapter.
 
     `exact` says that `prompt`, which the chain is of, are the very bytes that the engine will compute (see `form`).
@@ -91,8 +91,9 @@ class Router:
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
         group, price = self._group(ask.model, pods), self.model(ask.model).coefficients
-        matched, capacity = self.index.match(ask.chain, group.keys), self.capacities.get(ask.model, UNKNOWN)
         if group.plain and not tried:
+            capacity = self.capacities.get(ask.model, UNKNOWN)
+            matched = self.index.depths(ask.chain, group.histories, group.keys)
             found = weigh(
                 group,
                 matched,
@@ -108,7 +109,8 @@ class Router:
                 weighed, totals = found
                 place = cheapest(group.names, totals, ask.request_id) if len(totals) > 1 else 0
                 return Decision(group.names[place], "Normal", weighed, price, place)
-        return choose(self.facts(ask, group, matched, now, tried), price, ask.request_id)
+        facts = self.facts(ask, group, self.index.match(ask.chain, group.keys), now, tried)
+        return choose(facts, price, ask.request_id)
 
     def facts(
         self, ask: Ask, group: Group, matched: Mapping[PodKey, int], now: float, tried: frozenset[str] = frozenset()
@@ -232,7 +234,7 @@ class Router:
         """What is the same for every request while the pods are the same tuple."""
         found = self._groups.get(model)
         if found is None or found.pods is not pods:
-            found = Group(pods, self.ledger)
+            found = Group(pods, self.ledger, self.index.history)
             if isinstance(pods, tuple):
                 self._groups[model] = found
         return found

@@ -6,7 +6,7 @@ term is worked out when somebody asks why (`choose.Decision`). What belongs to a
 once, and again when the pods change.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.choose import Own, Weighing
@@ -20,30 +20,35 @@ from sheaf_gateway.routing.cost import (
     pairs,
     tokens,
 )
-from sheaf_gateway.routing.index import PodKey
+from sheaf_gateway.routing.index import Held, PodKey
 from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, PodLedger, Seen
 from sheaf_gateway.routing.prefix import BLOCK
 
 
 class Group:
     """The pods of one Model as one view of the fleet has them, with their keys and ledgers; `plain` where all are ready
-    and none drains. `looks` has of each pod what `weigh` reads, `told` what decisions keep of it (see `Weighing`)."""
+    and none drains. `looks` has of each pod what `weigh` reads, `told` what decisions keep of it (see `Weighing`).
+    Valid until the index and the ledgers forget pods."""
 
-    __slots__ = ("keys", "looks", "names", "plain", "pods", "rows", "told")
+    __slots__ = ("histories", "keys", "looks", "names", "nothing", "plain", "pods", "rows", "told")
 
-    def __init__(self, pods: Sequence[Pod], ledger: Callable[[str], PodLedger]) -> None:
+    def __init__(
+        self, pods: Sequence[Pod], ledger: Callable[[str], PodLedger], history: Callable[[PodKey], Held]
+    ) -> None:
         self.pods = pods
         self.plain = bool(pods) and all(pod.ready and not pod.draining for pod in pods)
         self.names = [pod.name for pod in pods]
         self.keys: list[PodKey] = [(pod.name, pod.epoch) for pod in pods]
         self.rows = [(pod, key, ledger(pod.name)) for pod, key in zip(pods, self.keys, strict=True)]
         self.told = tuple((pod.name, pod.foreign_running, pod.foreign_waiting, pod.kv_usage) for pod in pods)
-        self.looks = [(row[2], row[1], *told[1:]) for row, told in zip(self.rows, self.told, strict=True)]
+        self.looks = [(row[2], *told[1:]) for row, told in zip(self.rows, self.told, strict=True)]
+        self.histories = [history(key) for key in self.keys]
+        self.nothing = [0] * len(pods)
 
 
 def weigh(
     group: Group,
-    matched: Mapping[PodKey, int],
+    matched: Sequence[int],
     size: int,
     adapter: str | None,
     digest: str,
@@ -56,7 +61,7 @@ def weigh(
 
     Args:
         group: the pods.
-        matched: leading blocks of the prompt that pods should hold; those with none may be left out.
+        matched: leading blocks of the prompt that each pod should hold; empty where none holds any.
         size: bytes of the prompt.
         adapter: the adapter, None for the base model, and `digest` its present content.
         digest: see `adapter`.
@@ -74,10 +79,10 @@ def weigh(
     totals: list[float] = []
     looked: list[Seen] = []
     owns: list[Own] = []
-    for ledger, key, foreign_running, waiting, usage in group.looks:
+    for (ledger, foreign_running, waiting, usage), blocks in zip(group.looks, matched or group.nothing, strict=True):
         if ledger.breaker.phase != "Closed":
             return None
-        if matched and (blocks := matched.get(key, 0)) != last:
+        if blocks != last:
             last, own = blocks, known.get(blocks) or known.setdefault(blocks, _own(size, blocks, price))
             own_ms, disturbed = own[3], own[4]
         seen = ledger.seen or ledger.look()
