@@ -2,6 +2,8 @@
 
 import math
 
+import msgspec
+
 from sheaf_gateway.admission.fairness import OUTPUT_PRICE, PROMPT_PRICE, Tenant, books
 from sheaf_gateway.admission.line import Line
 from sheaf_gateway.admission.terms import Ask, Policy, Terms, Work
@@ -23,8 +25,11 @@ class Rate:
 
     def count(self, now: float) -> None:
         """One arrival."""
-        self._count = self._decayed(now) + 1.0
-        self._at = max(self._at, now)
+        passed = now - self._at
+        if passed > 0.0:
+            self._count *= math.exp(-passed / _RATE_WINDOW_S)
+            self._at = now
+        self._count += 1.0
 
     def read(self, now: float) -> float:
         """Arrivals a second."""
@@ -59,15 +64,12 @@ class Sizes:
         return max(0.0, self.square / (self.uncached * self.uncached) - 1.0) if self.uncached else 0.0
 
 
-class Bill:
+class Bill(msgspec.Struct):
     """What a request under way has been charged, in tokens."""
 
-    __slots__ = ("output", "prompt", "tenant")
-
-    def __init__(self, tenant: Tenant) -> None:
-        self.tenant = tenant
-        self.prompt = 0.0
-        self.output = 0.0
+    tenant: Tenant
+    prompt: float = 0.0
+    output: float = 0.0
 
 
 class Gate:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
+import msgspec
+
 from sheaf_gateway.proxy import metrics
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import UpstreamError
@@ -14,8 +16,7 @@ if TYPE_CHECKING:
     from sheaf_gateway.proxy.upstream_connection import UpstreamConnection
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """Where an engine listens: a TCP host and port, or a Unix socket at `uds`; with TLS or without."""
 
     host: str = "localhost"
