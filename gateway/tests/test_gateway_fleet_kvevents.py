@@ -71,7 +71,7 @@ class Heard:
         return self.index.match(found, [(pod, epoch)]).get((pod, epoch), 0)
 
     async def until(self, truth) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not truth():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -156,7 +156,7 @@ async def test_a_gap_that_cannot_be_filled_begins_anew(heard):
 
 async def _steadily(heard: Heard, truth) -> None:
     """Publish until a subscription without replay hears it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not truth():
             await heard.publisher.publish(stored(9, 0))
             await asyncio.sleep(0.01)

@@ -70,7 +70,7 @@ def start(closing, room, monkeypatch):
     return make
 
 
-async def until(truth, within: float = 2.0) -> None:
+async def until(truth, within: float = 10.0) -> None:
     async with asyncio.timeout(within):
         while not truth():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -56,7 +56,7 @@ class Server:
     def __init__(self, app: App, limits: ServerLimits, error_body: ErrorBody) -> None:
         self.limits = limits
         self.error_body = error_body
-        self.closing = False
+        self.closing = self.ending = False
         self.port = 0
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
@@ -125,6 +125,8 @@ class Server:
         """Stop accepting, let requests in progress end, and after `deadline_s` seconds break them off."""
         self.closing = True
         self._stop_accepting()
+        await asyncio.sleep(0)  # what has arrived is read: closing on it would reset the connection
+        self.ending = True
         for connection in tuple(self._connections):
             connection.close_when_idle()
         try:
