@@ -13,7 +13,7 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
 SOURCES := crds engine gateway operator sheaf
 UNIT := crds/tests engine/tests gateway/tests operator/tests sheaf/tests
-PURE := sheaf_crds sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.continuation sheaf_gateway.routing sheaf_operator.planning
+PURE := sheaf_crds sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.continuation sheaf_gateway.gossip sheaf_gateway.routing sheaf_operator.planning
 
 .PHONY: help
 help: ## Show what can be made
@@ -127,6 +127,10 @@ bench-routing: $(STAMP) ## Routing policies of peers beside Sheaf's, simulated (
 bench-gateway: $(STAMP) ## Gateways side by side, each on one core: requests, streamed chunks, added latency
 	$(BIN)/python bench/gateway/bench_gateway.py $(ARGS)
 
+.PHONY: bench-gateways
+bench-gateways: $(STAMP) ## One gateway beside several, that tell each other of their requests and that do not (TRACE=path)
+	$(BIN)/python bench/routing/bench_gateways.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
 .PHONY: bench-streams
 bench-streams: $(STAMP) ## What a chunk costs in the gateway, with the journal of continued streams and without
 	$(BIN)/python bench/streams/bench_chunk_cost.py $(ARGS)
@@ -134,6 +138,10 @@ bench-streams: $(STAMP) ## What a chunk costs in the gateway, with the journal o
 .PHONY: bench-spot
 bench-spot: $(STAMP) ## Capacity policies on spot markets, simulated (SPOT=traces TRACE=requests)
 	$(BIN)/python bench/spot/bench_spot.py $(if $(SPOT),--spot $(SPOT)) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+.PHONY: bench-autoscaling
+bench-autoscaling: $(STAMP) ## Autoscalers of peers beside Sheaf's, simulated (TRACE=path for a real trace)
+	$(BIN)/python bench/autoscaling/bench_autoscaling.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
 .PHONY: bench-simulator
 bench-simulator: $(STAMP) ## The simulator against the emulator fleet in real time (on a quiet machine)

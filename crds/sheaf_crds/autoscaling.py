@@ -41,6 +41,15 @@ class ScaleToZero(ApiType):
     after: Duration = Field(default=1800.0, description="Time without a request after which no replica is kept.")
 
 
+class Forecast(ApiType):
+    """A floor from what was asked at the same hour before."""
+
+    history: Literal["Day", "Week"] = Field(
+        default="Week",
+        description="Day: the same hour of the day before. Week: that and of the week before, the higher of both.",
+    )
+
+
 class Schedule(ApiType):
     """Bounds for certain hours of the week."""
 
@@ -78,6 +87,11 @@ class AutoscalingPolicySpec(ApiType):
     scale_down: ScaleDownRule = Field(default_factory=ScaleDownRule, description="How fast replicas are removed.")
     scale_to_zero: ScaleToZero | None = Field(
         default=None, description="When the last replica may go, whatever minReplicas says; none: minReplicas stay."
+    )
+    forecast: Forecast | None = Field(
+        default=None,
+        description="Keep ready for what is usual at this hour, and by the time that a replica takes to start; the "
+        "signal still adds what comes besides. None: the signal alone decides.",
     )
     schedules: Annotated[tuple[Schedule, ...], Field(max_length=32)] = Field(
         default=(), description="Bounds for certain hours.", json_schema_extra={"listMapKey": "name"}

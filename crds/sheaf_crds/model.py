@@ -168,6 +168,40 @@ class SpotZone(ApiType):
     )
 
 
+class ScalingDecision(ApiType):
+    """One change of the number of replicas that an AutoscalingPolicy made."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    at: datetime = Field(description="When it was decided.")
+    before: int = Field(ge=0, description="Replicas before.")
+    after: int = Field(ge=0, description="Replicas from then on.")
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)] = Field(
+        description="What decided, in one CamelCase word: a signal, Schedule, Forecast, Idle or Woken."
+    )
+    message: str = Field(default="", max_length=1024, description="The figures behind it, for people.")
+
+
+class ModelAutoscaling(ApiType):
+    """What an AutoscalingPolicy decided for a Model, and what a restarted operator goes on with."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    policy: str = Field(default="", max_length=63, description="Name of the AutoscalingPolicy that decides.")
+    desired_replicas: int = Field(default=0, ge=0, description="Replicas decided last.")
+    cold_start: Duration | None = Field(
+        default=None, description="Time from a pod's creation until it serves, as pods showed."
+    )
+    season: Annotated[tuple[float, ...], Field(max_length=168)] = Field(
+        default=(),
+        description="Requests a second in the busiest ten minutes of each hour of the week, from Thursday 00:00 UTC; "
+        "-1: not seen.",
+    )
+    decisions: Annotated[tuple[ScalingDecision, ...], Field(max_length=10)] = Field(
+        default=(), description="The last changes, the latest first."
+    )
+
+
 class ModelStatus(Status):
     """What was observed of a Model."""
 
@@ -182,6 +216,9 @@ class ModelStatus(Status):
         description="What is remembered of spot capacity, zone by zone.",
         json_schema_extra={"listMapKey": "zone"},
     )
+    autoscaling: ModelAutoscaling | None = Field(
+        default=None, description="What its AutoscalingPolicy decided; none: spec.replicas counts."
+    )
 
 
 class Model(KubeObject):
@@ -194,6 +231,7 @@ class Model(KubeObject):
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         *READY_COLUMNS,
         Column("Replicas", ".spec.replicas", "integer"),
+        Column("Desired", ".status.autoscaling.desiredReplicas", "integer"),
         Column("Serving", ".status.readyReplicas", "integer"),
         Column("Adapters", ".status.adapters", "integer"),
         Column("Task", ".spec.task", wide=True),

@@ -37,6 +37,8 @@ MATRIX: dict[str, dict[str, Any]] = {
             "httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}], "hostnames": ["llm.example.com"]},
         }
     },
+    "several workers": {"gateway": {"workers": 4, "peers": {"port": 9002}}},
+    "gateways that do not speak": {"gateway": {"peers": {"enabled": False}}},
     "scaled": {"gateway": {"autoscaling": {"enabled": True, "maxReplicas": 20}}},
     "watched": {
         "monitoring": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True, "labels": {"p": "q"}}},

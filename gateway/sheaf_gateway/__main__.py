@@ -1,9 +1,12 @@
 """`python -m sheaf_gateway --config FILE`: serve until SIGTERM or SIGINT; exit 1 with one line where that is
-impossible."""
+impossible.
+
+With `workers` this process only looks after those that serve; the gateway itself is imported where it runs."""
 
 import argparse
 import asyncio
 import gc
+import importlib
 import logging
 import sys
 from pathlib import Path
@@ -13,8 +16,9 @@ import orjson
 import structlog
 import uvloop
 
-from sheaf_gateway.config import ConfigError, load_config
-from sheaf_gateway.main import run_until_signal
+from sheaf_gateway.config import ConfigError, GatewayConfig, load_config
+from sheaf_gateway.workers.place import read_place
+from sheaf_gateway.workers.supervisor import supervise
 
 _GC = (50_000, 20, 50)
 
@@ -23,17 +27,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the gateway; the exit status."""
     flags = vars(_parser().parse_args(arguments))
     try:
-        config = load_config(flags.pop("config"), flags)
+        place, path = flags.pop("place"), flags.pop("config")
+        config = load_config(path, flags)
         _log_json()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run_until_signal(config))
+        if config.workers > 1 and place is None:
+            return asyncio.run(supervise(lambda: load_config(path, flags)))
+        _serve(config, place)
     except ConfigError as error:
         sys.stderr.write(f"sheaf-gateway: {error}\n")
         return 1
     return 0
+
+
+def _serve(config: GatewayConfig, place: str | None) -> None:
+    run_until_signal = importlib.import_module("sheaf_gateway.main").run_until_signal
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run_until_signal(config, None if place is None else read_place(place)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "--kubeconfig", metavar="FILE", help="the cluster's kubeconfig; without it the pod's own cluster"
     )
     parser.add_argument("--agent-token-file", metavar="FILE", help="the token of the agents' API")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that serve together on the port")
+    parser.add_argument("--place", help=argparse.SUPPRESS)
     parser.add_argument("--keys-file", metavar="FILE", help="API keys; without it everyone may ask")
     return parser
 

@@ -94,6 +94,24 @@ class SharedLimitsConfig(ApiType):
     prefix: str = Field(default="sheaf", min_length=1, max_length=64, description="Begins the name of every key.")
 
 
+class PeersConfig(ApiType):
+    """How replicas tell each other of their requests, over UDP."""
+
+    listen: Annotated[str, AfterValidator(_listen)] = Field(default=":8002", description="Address to listen on.")
+    dns: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Names or addresses of the others, HOST or HOST:PORT; resolved again and again.",
+    )
+    pods: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Labels of the gateways' own pods, as in kubectl get -l.",
+    )
+    port: int | None = Field(default=None, ge=1, le=65_535, description="Their port; default: the one listened on.")
+
+
 class GatewayConfig(ApiType):
     """Everything that a gateway process needs to know."""
 
@@ -104,6 +122,8 @@ class GatewayConfig(ApiType):
     salt_secret_file: Path | None = None
     shared_limits: SharedLimitsConfig | None = None
     kubernetes: KubernetesConfig | None = None
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that serve together on one port.")
+    peers: PeersConfig | None = None
     access_log: bool = True
     limits: Limits = Field(default_factory=Limits)
     times: Times = Field(default_factory=Times)

@@ -5,11 +5,16 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Awaitable
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from sheaf_gateway.api.figure_readers import SharedToken
+from sheaf_gateway.api.gathering import answer
 from sheaf_gateway.api.inference import Inference, InferenceRules
 from sheaf_gateway.api.keys import MAX_BYTES as MAX_KEYS_BYTES
 from sheaf_gateway.api.keys import KeyRing, read_keys
@@ -29,6 +34,9 @@ from sheaf_gateway.fleet.residency import Residency
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.vocabularies import Vocabularies
 from sheaf_gateway.fleet.watch import contents
+from sheaf_gateway.peers.agents import SharedAgents
+from sheaf_gateway.peers.company import Company
+from sheaf_gateway.peers.joining import joined
 from sheaf_gateway.proxy.asgi import AsgiBridge
 from sheaf_gateway.proxy.exchange import Timeouts
 from sheaf_gateway.proxy.limits import ServerLimits
@@ -36,6 +44,9 @@ from sheaf_gateway.proxy.server import Server, serve
 from sheaf_gateway.proxy.types import App, Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
 from sheaf_gateway.routing.router import Router
+from sheaf_gateway.workers.asking import Colleagues
+from sheaf_gateway.workers.place import Place
+from sheaf_gateway.workers.post import posted
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +54,9 @@ log = structlog.get_logger(__name__)
 class Gateway:
     """One running gateway; made by `start`, ended by `stop`."""
 
-    def __init__(self, config: GatewayConfig, keys: KeyRing) -> None:
+    def __init__(self, config: GatewayConfig, keys: KeyRing, place: Place | None = None) -> None:
         self.config = config
+        self._place = place
         limits, times = config.limits, config.times
         self.router = Router(max_blocks=limits.max_prefix_blocks)
         self.store = FleetStore(lambda pod: self.router.ledger(pod).running)
@@ -56,7 +68,7 @@ class Gateway:
         self._kv_events = KvEvents(self.store, self.router.index, Vocabularies(agents))
         seed = int.from_bytes(os.urandom(4), "big")
         self._residency = Residency(self.store, agents, seed=seed)
-        self._following = following(config, self.store, self._residency, seed)
+        self._following = following(config, self.store, self._residency, seed, writes=place is None or not place.index)
         self.leaving = False
         self.inference = Inference(
             store=self.store,
@@ -70,8 +82,13 @@ class Gateway:
             rules=_rules(config),
         )
         self.inference.shared = _shared_limits(config)
+        self.inference.shared_token = SharedToken(config.agent_token_file)
+        self.inference.whole = place is None
         self.inference.forms = self._kv_events.forms
         self._server: Server | None = None
+        self._company: Company | None = None
+        self._colleagues: Colleagues | None = None
+        self._shared_agents: SharedAgents | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -95,9 +112,13 @@ class Gateway:
             max_connections=self.config.limits.max_connections,
             keep_alive_s=self.config.times.keep_alive,
         )
+        surface = _Leaving(self, Surface(self.inference, bridge))
+        own = self._place.socket_of(self._place.index) if self._place else None
+        where: dict[str, Any] = {"sock": own} if own else {"host": host, "port": port}
+        self._company = await joined(self.config, self.inference, self._place)
+        await self._meet()
         try:
-            surface = _Leaving(self, Surface(self.inference, bridge))
-            self._server = await serve(surface, host=host, port=port, limits=limits, error_body=refusal_body)
+            self._server = await serve(surface, **where, limits=limits, error_body=refusal_body)
         except OSError as error:
             raise ConfigError(f"cannot listen on {self.config.listen}: {_why(error)}") from None
         self._tasks.append(asyncio.create_task(self._following.run()))
@@ -113,6 +134,12 @@ class Gateway:
             if deadline_s is None:
                 await self._lame_duck(self._server, times.lame_duck)
             await self._server.close(times.shutdown if deadline_s is None else deadline_s)
+        if self._colleagues is not None:
+            await self._colleagues.close()
+        if self._shared_agents is not None:
+            await self._shared_agents.close()
+        if self._company is not None:
+            await self._company.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,6 +150,25 @@ class Gateway:
         await self.inference.close()
         await self._engines.close()
         await self._agent_pool.close()
+
+    async def retire(self) -> None:
+        """Leave the port to another process; `stop` must follow."""
+        if self._colleagues is not None:
+            await self._colleagues.close()
+        if self._server is not None:
+            await self._server.retire(self.config.times.shutdown)
+
+    async def _meet(self) -> None:
+        if self._place is not None:
+            place, known = self._place, partial(answer, self.inference)
+            self._colleagues = self.inference.colleagues = Colleagues(place.room, place.name, place.index, known)
+            await self._colleagues.begin()
+            self._shared_agents = SharedAgents(place.room, place.name, self._residency)
+
+    async def adopt(self, sockets: Mapping[int, Callable[[], socket.socket]]) -> None:
+        """Accept for other workers that cannot (see `proxy.server`)."""
+        if self._server is not None:
+            await self._server.adopt(sockets)
 
     async def _lame_duck(self, server: Server, seconds: float) -> None:
         """Serve on, but say that this gateway is not ready, and close connections after their answers."""
@@ -151,15 +197,15 @@ class _Leaving:
         return self._app(request, responder)
 
 
-async def start(config: GatewayConfig) -> Gateway:
-    """A gateway that listens.
+async def start(config: GatewayConfig, place: Place | None = None) -> Gateway:
+    """A gateway that listens; `place` is which of several workers it is.
 
     Raises:
         ConfigError: A file or the address cannot be used.
     """
     if not config.fleet_file.parent.is_dir():
         raise ConfigError(f"fleetFile: the folder {config.fleet_file.parent} does not exist")
-    gateway = Gateway(config, await _first_keys(config.keys_file))
+    gateway = Gateway(config, await _first_keys(config.keys_file), place)
     try:
         await gateway.run()
     except ConfigError:
@@ -168,17 +214,27 @@ async def start(config: GatewayConfig) -> Gateway:
     return gateway
 
 
-async def run_until_signal(config: GatewayConfig) -> None:
+async def run_until_signal(config: GatewayConfig, place: Place | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends what is still under way at once."""
-    gateway = await start(config)
+    gateway = await start(config, place)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    stop.clear()
-    log.info("stopping", lame_duck_s=config.times.lame_duck, deadline_s=config.times.shutdown)
-    ending = asyncio.create_task(gateway.stop())
+    async with posted(gateway, place, stop) as post:
+        await stop.wait()
+        stop.clear()
+        log.info("stopping", lame_duck_s=config.times.lame_duck, deadline_s=config.times.shutdown)
+        await _end(gateway, stop, _retired(gateway) if post.retired else gateway.stop())
+
+
+async def _retired(gateway: Gateway) -> None:
+    await gateway.retire()
+    await gateway.stop(0.0)
+
+
+async def _end(gateway: Gateway, stop: asyncio.Event, how: Coroutine[Any, Any, None]) -> None:
+    ending = asyncio.create_task(how)
     hurry = asyncio.create_task(stop.wait())
     await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()

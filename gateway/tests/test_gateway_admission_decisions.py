@@ -196,6 +196,23 @@ def test_demand_tells_what_is_asked_of_a_model():
     assert found.service_s == 0.0
 
 
+def test_demand_tells_for_how_long_nobody_has_been_there():
+    door = Admission()
+    assert door.demand("m", 9.0, ready=True).quiet_s is None
+    served, waits = ask(1, max_wait=5.0), ask(2, max_wait=5.0)
+    door.decide(served, 10.0)
+    door.decide(waits, 11.0)
+    assert door.demand("m", 14.0, ready=True).quiet_s == 0.0
+    door.release(served, 15.0, service_s=5.0)
+    assert door.demand("m", 15.5, ready=True).quiet_s == 0.0
+    door.expire(waits, 16.0)
+    assert door.demand("m", 46.0, ready=True).quiet_s == 30.0
+    door.release(served, 46.0)
+    assert door.demand("m", 46.0, ready=True).quiet_s == 30.0
+    door.decide(ask(3, availability="Zero", slots=0), 50.0)
+    assert door.demand("m", 52.0, ready=False).quiet_s == 2.0
+
+
 def test_what_a_limit_of_its_caller_refuses_is_no_demand():
     door = Admission()
     scopes = limited(requests_per_minute=1)

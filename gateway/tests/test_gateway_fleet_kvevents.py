@@ -2,8 +2,10 @@
 
 import asyncio
 from base64 import b64encode
+from contextlib import aclosing
 
 import pytest
+import zmq.asyncio
 from gateway_fixtures import adapter, ask, chat, make_world, model  # noqa: F401
 from gateway_kv_engine import WORDS, Publisher, stored, text
 from gateway_raw_servers import DIGEST, TOKEN, Agent, Engine, response
@@ -12,6 +14,7 @@ from sheaf_crds.agent_api import AgentState, Vocabulary
 from sheaf_gateway.fleet import kvevents, vocabularies
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient, AgentError
 from sheaf_gateway.fleet.kvevents import KvEvents
+from sheaf_gateway.fleet.kvstream import batches
 from sheaf_gateway.fleet.snapshot import PodSnapshot
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.vocabularies import Vocabularies, unpacked
@@ -68,7 +71,7 @@ class Heard:
         return self.index.match(found, [(pod, epoch)]).get((pod, epoch), 0)
 
     async def until(self, truth) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not truth():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -128,6 +131,16 @@ async def test_missed_batches_are_replayed(heard):
     await heard.until(lambda: heard.held(0, 1, 2) == 3)
 
 
+async def test_who_stops_in_the_middle_of_a_replay_leaves_no_socket(heard):
+    for number in (1, 2):
+        await heard.publisher.publish(stored(number, number))
+    context = zmq.asyncio.Context()
+    async with aclosing(batches(context, heard.publisher.events, heard.publisher.replay)) as payloads:
+        assert await anext(payloads)
+    assert all(socket.closed for socket in context._sockets), "the context would wait for it for ever"
+    context.term()
+
+
 async def test_a_gap_that_cannot_be_filled_begins_anew(heard):
     heard.declare(kvReplay=None)
     heard.report()
@@ -143,7 +156,7 @@ async def test_a_gap_that_cannot_be_filled_begins_anew(heard):
 
 async def _steadily(heard: Heard, truth) -> None:
     """Publish until a subscription without replay hears it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not truth():
             await heard.publisher.publish(stored(9, 0))
             await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 from gateway_fixtures import World, adapter, ask, chat, model  # noqa: F401
@@ -184,13 +185,13 @@ async def test_the_snapshot_is_written_whole_privately_and_only_when_something_c
 
 
 async def test_a_disk_that_refuses_is_told_of_once_and_tried_again(cluster, run, logged, ask):  # noqa: F811
-    (cluster.folder / ".fleet.json.new").mkdir()
+    (cluster.folder / f".fleet.json.{os.getpid()}.new").mkdir()
     await run()
     await cluster.settled()
     await asyncio.sleep(0.3)
     assert [line["event"] for line in logged].count("fleet_snapshot_not_written") == 1
     assert (await answered(ask, cluster))[0] == 200
-    (cluster.folder / ".fleet.json.new").rmdir()
+    (cluster.folder / f".fleet.json.{os.getpid()}.new").rmdir()
     await cluster.until(cluster.file.exists)
 
 

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_gateway.routing.index import PrefixIndex
-from sheaf_gateway.routing.prefix import BLOCK, chain, render, seed
+from sheaf_gateway.routing.prefix import BLOCK, RUN, Chains, chain, render, seed
 
 words = st.lists(st.integers(0, 3), max_size=4)
 texts = st.builds(
@@ -152,3 +152,22 @@ def test_an_empty_prompt_or_an_unknown_pod_matches_nothing():
     index.record(as_chain([1]), PODS[0])
     assert not any(index.match([], PODS).values())
     assert not index.match(as_chain([1]), [("new", 1)])
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), max_size=4), st.integers(0, 300))),
+    st.integers(1, 4),
+)
+def test_a_remembered_chain_is_the_chain(asked, most):
+    chains = Chains(most)
+    for start, runs, rest in asked:
+        text = b"".join(bytes([run]) * (RUN * BLOCK) for run in runs) + b"z" * rest
+        assert chains.chain(start, text) == chain(start, text)
+
+
+def test_no_more_runs_are_remembered_than_allowed():
+    chains = Chains(3)
+    for run in range(9):
+        chains.chain(run, b"x" * (RUN * BLOCK * 2))
+        assert len(chains) <= 3

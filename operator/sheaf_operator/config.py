@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from sheaf_crds import ApiType
 from sheaf_crds.base import Name
 
+from sheaf_operator.planning.autoscaling.facts import Speed
 from sheaf_operator.planning.manifest.settings import PodSettings
 from sheaf_operator.planning.market.settings import MarketSettings
 
@@ -20,6 +21,36 @@ PROBLEMS_SHOWN = 5
 
 class ConfigError(Exception):
     """The configuration cannot be used; one line that says why and how to mend it."""
+
+
+class SpeedSettings(ApiType):
+    """How fast one replica is: a timing profile (docs/timing-model.md), of which this is what autoscaling needs."""
+
+    model_config = ConfigDict(extra="ignore", alias_generator=None)
+
+    step_overhead_s: Annotated[float, Field(gt=0, le=60)]
+    prefill_token_s: Annotated[float, Field(ge=0, le=60)]
+    prefill_attention_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    decode_sequence_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    kv_token_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] = 2048
+    max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    block_size: Annotated[int, Field(ge=1)] = 16
+    num_blocks: Annotated[int, Field(ge=1)]
+
+    @property
+    def speed(self) -> Speed:
+        """As decisions take it."""
+        return Speed(
+            self.step_overhead_s,
+            self.prefill_token_s,
+            self.prefill_attention_s,
+            self.decode_sequence_s,
+            self.kv_token_s,
+            self.max_num_batched_tokens,
+            self.max_num_seqs,
+            self.num_blocks * self.block_size,
+        )
 
 
 class OperatorConfig(ApiType):
@@ -38,6 +69,10 @@ class OperatorConfig(ApiType):
     market: MarketSettings = Field(
         default_factory=MarketSettings,
         description="What is known of zones and prices; changes roll no pods.",
+    )
+    speeds: Annotated[dict[str, SpeedSettings], Field(max_length=64)] = Field(
+        default_factory=dict,
+        description="Timing profile of a replica by accelerator type, `cpu` for none; measured ones scale better.",
     )
 
     @property

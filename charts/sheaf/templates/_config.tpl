@@ -19,6 +19,7 @@
       "agentTokenFile" "/etc/sheaf/agent-token/token"
       "pods" $pods -}}
 {{- if .Values.market -}}{{- $_ := set $config "market" .Values.market -}}{{- end -}}
+{{- if .Values.operator.speeds -}}{{- $_ := set $config "speeds" .Values.operator.speeds -}}{{- end -}}
 {{- mustToPrettyJson $config -}}
 {{- end -}}
 
@@ -30,10 +31,15 @@
       "listen" ":8000"
       "fleetFile" "/var/lib/sheaf/fleet.json"
       "agentTokenFile" "/etc/sheaf/agent-token/token"
+      "workers" (int .Values.gateway.workers)
       "accessLog" .Values.gateway.accessLog
       "limits" .Values.gateway.limits
       "times" $times
       "kubernetes" (dict "enabled" true "namespace" .Release.Namespace) -}}
+{{- if .Values.gateway.peers.enabled -}}
+{{- $labels := printf "app.kubernetes.io/name=sheaf-gateway,app.kubernetes.io/instance=%s" .Release.Name -}}
+{{- $_ := set $config "peers" (dict "listen" (printf ":%d" (int .Values.gateway.peers.port)) "pods" $labels) -}}
+{{- end -}}
 {{- $_ := set $config "saltSecretFile" "/etc/sheaf/cache-salt/salt" -}}
 {{- if include "sheaf.sharedLimitsSecret" . -}}
 {{- $shared := omit .Values.gateway.sharedLimits "existingSecret" "prefix" -}}

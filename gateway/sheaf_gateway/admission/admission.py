@@ -12,7 +12,8 @@ rest wait, within bounds, in the order of `line`. In this order a request is
 5. refused where the queue is full, unless another makes room for it (503),
 6. else it waits, at most `max_wait` (then 503).
 
-Every refusal says when it is worth coming back.
+Every refusal says when it is worth coming back. What other gateways let in and have waiting counts where it is known
+(`others`, see `admission.others`).
 """
 
 from typing import Literal
@@ -22,6 +23,7 @@ import msgspec
 from sheaf_gateway.admission.gate import Gate
 from sheaf_gateway.admission.limits import Limits, Refusal
 from sheaf_gateway.admission.line import BATCH, LATE, Waiter
+from sheaf_gateway.admission.others import Others, room
 from sheaf_gateway.admission.terms import Ask, Measure, Work
 
 Code = Literal[
@@ -74,7 +76,9 @@ class Wait(msgspec.Struct, frozen=True):
 class Demand(msgspec.Struct, frozen=True):
     """What is asked of a Model at one moment. `held` wait for a first pod; the rest of those who wait are `waiting`,
     of whom `late` will miss their promise and `batch` are Batch; times in seconds, rates in requests a second. What a
-    limit of its caller refuses is no demand."""
+    limit of its caller refuses is no demand. Tokens are means of late requests: whole prompts, what of them had to be
+    computed with its squared coefficient of variation, and answers. `quiet_s` is for how long nobody has been there;
+    None where nobody ever was."""
 
     running: int = 0
     waiting: int = 0
@@ -85,6 +89,11 @@ class Demand(msgspec.Struct, frozen=True):
     arrival_rate: float = 0.0
     service_s: float = 0.0
     refused: int = 0
+    prompt_tokens: float = 0.0
+    uncached_tokens: float = 0.0
+    uncached_spread: float = 0.0
+    output_tokens: float = 0.0
+    quiet_s: float | None = None
 
 
 Answer = Admit | Wait | Reject
@@ -98,17 +107,22 @@ class Admission:
     def __init__(self, rules: DoorRules | None = None) -> None:
         self.rules = rules or DoorRules()
         self.limits = Limits()
+        self.others: dict[str, Others] = {}
         self._gates: dict[str, Gate] = {}
+        self._stirred: set[str] | None = None
 
     def decide(self, ask: Ask, now: float, measure: Measure | None = None) -> Answer:
         """What to do with a request that arrived now; `measure` is asked only where it cannot enter at once."""
         gate = self._gate(ask)
-        room = len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready"
-        refusal = (self.limits.take if room else self.limits.check)(ask.scopes, ask.tokens, now) if ask.scopes else None
+        if ask.model in self.others:
+            ask = msgspec.structs.replace(ask, slots=self._share(gate, ask.model, ask.slots, 1))
+        fits = len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready"
+        refusal = (self.limits.take if fits else self.limits.check)(ask.scopes, ask.tokens, now) if ask.scopes else None
         if refusal is not None:
             return over_limit(refusal)
         gate.arrivals.count(now)
-        if room:
+        gate.busy_at = now
+        if fits:
             return self._enter(gate, ask)
         asleep = _asleep(ask)
         return self._queue(gate, ask, measure, now) if asleep is None else _counted(gate, asleep)
@@ -123,6 +137,7 @@ class Admission:
         bill = gate.bills.get(ask.request_id) if gate is not None else None
         if gate is not None and bill is not None:
             gate.charge(bill, bill.prompt if uncached is None else uncached, max(bill.output, output))
+            self._stir(ask.model)
 
     def release(
         self,
@@ -150,20 +165,24 @@ class Admission:
         bill = gate.bills.pop(ask.request_id, None)
         if bill is None:
             return
+        gate.busy_at = now
         gate.learn(service_s, first_s)
         prompt = bill.prompt if uncached is None else uncached
         gate.charge(bill, prompt, bill.output if output is None else output)
+        if service_s is not None:
+            gate.sizes.learn(ask.prompt, prompt, bill.output)
         self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
 
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
         """The waiter whose turn it is, now admitted, or None while there is no room or nobody waits."""
         gate = self._gates.get(model)
-        if gate is None or gate.running >= slots:
+        if gate is None or gate.running >= (self._share(gate, model, slots, 0) if self.others else slots):
             return None
         waiter = gate.line.next(now, gate.first_s)
         if waiter is None:
             return None
         gate.enter(waiter.ask, waiter.tenant, waiter.work.uncached)
+        self._stir(model)
         return waiter.ask
 
     def expire(self, ask: Ask, now: float) -> Reject:
@@ -180,6 +199,8 @@ class Admission:
         """Take a waiter out of the queue that went away."""
         gate = self._gates.get(ask.model)
         if gate is not None and gate.line.leave(ask.request_id) is not None:
+            gate.busy_at = now
+            self._stir(ask.model)
             self.limits.finish(ask.scopes, -ask.tokens, now)
 
     def running(self, model: str) -> int:
@@ -208,12 +229,50 @@ class Admission:
             arrival_rate=gate.arrivals.read(now),
             service_s=gate.service_s if gate.learnt else 0.0,
             refused=gate.refused,
+            prompt_tokens=gate.sizes.prompt,
+            uncached_tokens=gate.sizes.uncached,
+            uncached_spread=gate.sizes.spread,
+            output_tokens=gate.sizes.output,
+            quiet_s=0.0 if gate.running or waits else max(0.0, now - gate.busy_at),
         )
 
     def served(self, model: str) -> dict[str, float]:
         """What each tenant of a Model was served since its books began, in virtual tokens."""
         gate = self._gates.get(model)
         return {} if gate is None else {name: tenant.served for name, tenant in gate.line.books.tenants.items()}
+
+    # What gateways tell each other.
+
+    def tell(self, *, on: bool) -> None:
+        """Note from now on what changes, for `news`; or note nothing any more."""
+        self._stirred = set() if on else None
+        self.limits.tell(on=on)
+        for gate in self._gates.values():
+            gate.tell(on=on)
+
+    def stir(self) -> None:
+        """Let `news` tell of every Model again."""
+        if self._stirred is not None:
+            self._stirred.update(self._gates)
+
+    def news(self) -> tuple[list[tuple[str, int, int]], list[tuple[str, str, float, float]]]:
+        """What changed since the last time: (Model, requests let in, requests that wait) and (Model, tenant, what it
+        was served here since the beginning, its weight)."""
+        doors, service = [], []
+        for model in self._stirred or ():
+            gate = self._gates.get(model)
+            doors.append((model, self.running(model), self.waiting(model)))
+            service += [(model, *told) for told in gate.told()] if gate is not None else []
+        if self._stirred:
+            self._stirred.clear()
+        return doors, service
+
+    def hear(self, model: str, tenant: str, cost: float, weight: float) -> None:
+        """Another gateway served a tenant this much more; nothing is kept of Models that nobody asked for here."""
+        gate = self._gates.get(model)
+        if gate is not None:
+            books = gate.line.books
+            books.hear(books.tenants.get(tenant) or books.tenant(tenant, weight), cost)
 
     def keep(self, models: frozenset[str]) -> None:
         """Forget Models that are gone and have nobody left."""
@@ -260,9 +319,19 @@ class Admission:
         gate = self._gates.get(ask.model)
         if gate is None:
             gate = self._gates[ask.model] = Gate(ask.terms.policy)
+            gate.tell(on=self._stirred is not None)
         else:
             gate.adopt(ask.terms)
+        self._stir(ask.model)
         return gate
+
+    def _stir(self, model: str) -> None:
+        if self._stirred is not None:
+            self._stirred.add(model)
+
+    def _share(self, gate: Gate, model: str, slots: int, coming: int) -> int:
+        others = self.others.get(model)
+        return slots if others is None else room(slots, gate.running, gate.line.size + coming, others)
 
 
 def _counted(gate: Gate, refused: Reject) -> Reject:

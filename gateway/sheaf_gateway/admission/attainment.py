@@ -56,6 +56,19 @@ class Figures(msgspec.Struct, frozen=True):
     e2e: tuple[float | None, ...]
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """The counts of one window of `span` seconds, from which `Figures` are made; those of several gateways add up.
+    `asked` and `late` are by bound."""
+
+    span: float
+    requests: int = 0
+    failed: int = 0
+    good: int = 0
+    asked: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+    sketches: dict[Latency, Sketch] = {}
+
+
 class _Cell:
     __slots__ = ("asked", "failed", "good", "late", "number", "requests", "sketches")
 
@@ -102,22 +115,22 @@ class Attainment:
 
     def window(self, seconds: float, now: float) -> Figures:
         """The figures of the last `seconds`, to the precision of a cell."""
+        return figures(self.tally(seconds, now), self.bounds)
+
+    def tally(self, seconds: float, now: float) -> Tally:
+        """The counts of the last `seconds`, to the precision of a cell."""
         first = int((now - seconds) // CELL_S) + 1
         cells = [cell for cell in self._cells if cell is not None and cell.number >= first]
-        requests, good = sum(cell.requests for cell in cells), sum(cell.good for cell in cells)
-        spread = {latency: merged(cell.sketches[latency] for cell in cells) for latency in LATENCIES}
-        return Figures(
-            requests,
+        places = range(len(self.bounds))
+        return Tally(
+            max(1.0, min(seconds, now - self._began)),
+            sum(cell.requests for cell in cells),
             sum(cell.failed for cell in cells),
-            good / requests if requests else None,
-            good / max(1.0, min(seconds, now - self._began)),
-            max((self._burn(place, cells) for place in range(len(self.bounds))), default=0.0),
-            *(tuple(quantiles(spread[latency], QUANTILES)) for latency in LATENCIES),
+            sum(cell.good for cell in cells),
+            tuple(sum(cell.asked[place] for cell in cells) for place in places),
+            tuple(sum(cell.late[place] for cell in cells) for place in places),
+            {latency: merged(cell.sketches[latency] for cell in cells) for latency in LATENCIES},
         )
-
-    def _burn(self, place: int, cells: Sequence[_Cell]) -> float:
-        asked, late = sum(cell.asked[place] for cell in cells), sum(cell.late[place] for cell in cells)
-        return late / asked / (1.0 - self.bounds[place].quantile) if asked else 0.0
 
     def _cell(self, now: float) -> _Cell:
         number = int(now // CELL_S)
@@ -126,6 +139,34 @@ class Attainment:
         if cell is None or cell.number != number:
             cell = self._cells[place] = _Cell(number, len(self.bounds))
         return cell
+
+
+def summed(tallies: Sequence[Tally]) -> Tally:
+    """The counts of several gateways under the same bounds; one with other bounds does not count."""
+    first = max(tallies, key=lambda tally: tally.requests)
+    alike = [tally for tally in tallies if len(tally.asked) == len(first.asked)]
+    return Tally(
+        max(tally.span for tally in alike),
+        sum(tally.requests for tally in alike),
+        sum(tally.failed for tally in alike),
+        sum(tally.good for tally in alike),
+        tuple(map(sum, zip(*(tally.asked for tally in alike), strict=True))),
+        tuple(map(sum, zip(*(tally.late for tally in alike), strict=True))),
+        {latency: merged(tally.sketches.get(latency, {}) for tally in alike) for latency in LATENCIES},
+    )
+
+
+def figures(tally: Tally, bounds: Sequence[Bound]) -> Figures:
+    """What a window's counts say of so many promises."""
+    told = zip(tally.asked, tally.late, bounds, strict=False)
+    return Figures(
+        tally.requests,
+        tally.failed,
+        tally.good / tally.requests if tally.requests else None,
+        tally.good / tally.span,
+        max((late / asked / (1.0 - bound.quantile) for asked, late, bound in told if asked), default=0.0),
+        *(tuple(quantiles(tally.sketches.get(latency, {}), QUANTILES)) for latency in LATENCIES),
+    )
 
 
 def _seconds(bound: Bound) -> float:

@@ -70,6 +70,9 @@ class Books:
         """The tenant was served `cost`; a negative one corrects."""
         tenant.served += cost
 
+    def hear(self, tenant: Tenant, cost: float) -> None:
+        """Another gateway served the tenant `cost`: it counts for whose turn it is, not for what was served here."""
+
     def eligible(self, backlogged: Iterable[Tenant]) -> list[Tenant]:
         """Those of the backlogged tenants among whom the next request is chosen; never empty for some."""
         return list(backlogged)
@@ -109,6 +112,10 @@ class TokenCounters(Books):
         tenant.served += cost
         tenant.level += cost / tenant.weight
 
+    def hear(self, tenant: Tenant, cost: float) -> None:
+        """Raise the counter alone."""
+        tenant.level += cost / tenant.weight
+
     def eligible(self, backlogged: Iterable[Tenant]) -> list[Tenant]:
         """The one with the lowest counter; of equal ones the first by name."""
         lowest = min(backlogged, key=_level_and_name, default=None)
@@ -143,9 +150,13 @@ class Deficits(Books):
 
     def charge(self, tenant: Tenant, cost: float) -> None:
         """Lower the deficit."""
+        tenant.served += cost
+        self.hear(tenant, cost)
+
+    def hear(self, tenant: Tenant, cost: float) -> None:
+        """Lower the deficit alone."""
         if tenant.round != self.round:
             self._settle(tenant)
-        tenant.served += cost
         level = tenant.level - cost / tenant.weight
         tenant.level = min(self.quantum, level)
 

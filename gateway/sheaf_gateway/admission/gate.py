@@ -8,6 +8,7 @@ from sheaf_gateway.admission.terms import Ask, Policy, Terms, Work
 
 _PRIOR_SERVICE_S = 1.0
 _SMOOTHING = 0.1
+_SIZES_SMOOTHING = 0.003
 _RATE_WINDOW_S = 30.0
 
 
@@ -34,6 +35,30 @@ class Rate:
         return self._count * math.exp(-passed / _RATE_WINDOW_S) if passed > 0.0 else self._count
 
 
+class Sizes:
+    """Tokens of requests that went well: means, of which about the last three hundred count."""
+
+    __slots__ = ("_count", "output", "prompt", "square", "uncached")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.prompt = self.uncached = self.output = self.square = 0.0
+
+    def learn(self, prompt: float, uncached: float, output: float) -> None:
+        """Note one request: tokens of its prompt, those of them that were computed, tokens of the answer."""
+        self._count += 1
+        weight = max(1.0 / self._count, _SIZES_SMOOTHING)
+        self.prompt += weight * (prompt - self.prompt)
+        self.uncached += weight * (uncached - self.uncached)
+        self.square += weight * (uncached * uncached - self.square)
+        self.output += weight * (output - self.output)
+
+    @property
+    def spread(self) -> float:
+        """Squared coefficient of variation of the tokens computed."""
+        return max(0.0, self.square / (self.uncached * self.uncached) - 1.0) if self.uncached else 0.0
+
+
 class Bill:
     """What a request under way has been charged, in tokens."""
 
@@ -48,7 +73,18 @@ class Bill:
 class Gate:
     """The state of one Model's door."""
 
-    __slots__ = ("arrivals", "bills", "first_s", "learnt", "line", "refused", "service_s")
+    __slots__ = (
+        "_charged",
+        "arrivals",
+        "bills",
+        "busy_at",
+        "first_s",
+        "learnt",
+        "line",
+        "refused",
+        "service_s",
+        "sizes",
+    )
 
     def __init__(self, policy: Policy) -> None:
         self.service_s = _PRIOR_SERVICE_S
@@ -58,6 +94,9 @@ class Gate:
         self.bills: dict[str, Bill] = {}
         self.arrivals = Rate()
         self.refused = 0
+        self.sizes = Sizes()
+        self.busy_at = 0.0
+        self._charged: dict[str, Tenant] | None = None
 
     @property
     def running(self) -> int:
@@ -81,6 +120,19 @@ class Gate:
         bill.prompt, bill.output = prompt, output
         if cost:
             self.line.books.charge(bill.tenant, cost)
+            if self._charged is not None:
+                self._charged[bill.tenant.name] = bill.tenant
+
+    def tell(self, *, on: bool) -> None:
+        """Note from now on who is charged, for `told`; or note nothing any more."""
+        self._charged = {} if on else None
+
+    def told(self) -> list[tuple[str, float, float]]:
+        """Who was charged since the last time: tenant, what it was served here since the beginning, its weight."""
+        if not self._charged:
+            return []
+        charged, self._charged = self._charged, {}
+        return [(name, tenant.served, tenant.weight) for name, tenant in charged.items()]
 
     def learn(self, service_s: float | None, first_s: float | None) -> None:
         """Note how long a request that went well was served, and how long its first token took."""

@@ -1,4 +1,4 @@
-"""Rate and concurrency limits of tenants and keys, kept in this gateway alone.
+"""Rate and concurrency limits of tenants and keys, kept in this gateway; what others charge counts once they tell.
 
 A scope is a text such as `tenant/gold/chat` or `key/ci`. Scopes come from keys and SLO objects, never from
 request bodies; their number is bounded all the same, the least recently used idle ones leave first.
@@ -28,18 +28,25 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class _Account:
-    __slots__ = ("rate", "requests", "running", "tokens")
+    __slots__ = ("charged", "rate", "requests", "running", "started", "tokens")
 
     def __init__(self, rate: Rate, now: float) -> None:
         self.rate = rate
         self.running = 0
+        self.started = 0
+        self.charged = 0.0
         self.requests = _bucket(rate.requests_per_minute, now)
         self.tokens = _bucket(rate.tokens_per_minute, now)
 
     def start(self, tokens: float) -> None:
         self.running += 1
+        self.started += 1
+        self.charged += tokens
+        self.spend(1.0, tokens)
+
+    def spend(self, requests: float, tokens: float) -> None:
         if self.requests is not None:
-            self.requests.spend(1.0)
+            self.requests.spend(requests)
         if self.tokens is not None:
             self.tokens.spend(tokens)
 
@@ -50,6 +57,8 @@ class Limits:
     def __init__(self, max_scopes: int = 100_000) -> None:
         self._max = max_scopes
         self._accounts: dict[str, _Account] = {}
+        self._others: dict[str, int] = {}
+        self._stirred: set[str] | None = None
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -57,7 +66,7 @@ class Limits:
     def check(self, scopes: Iterable[ScopedRate], tokens: float, now: float) -> Refusal | None:
         """The first limit that one more request of `tokens` would pass, or None."""
         for scope, rate in scopes:
-            refusal = _refusal(scope, self._account(scope, rate, now), tokens, now)
+            refusal = self._refusal(scope, self._account(scope, rate, now), tokens, now)
             if refusal is not None:
                 return refusal
         return None
@@ -67,7 +76,7 @@ class Limits:
         accounts = []
         for scope, rate in scopes:
             account = self._account(scope, rate, now)
-            refusal = _refusal(scope, account, tokens, now)
+            refusal = self._refusal(scope, account, tokens, now)
             if refusal is not None:
                 return refusal
             accounts.append(account)
@@ -85,8 +94,35 @@ class Limits:
         for scope, rate in scopes:
             account = self._account(scope, rate, now)
             account.running = max(0, account.running - 1)
-            if account.tokens is not None:
-                account.tokens.spend(correction)
+            account.charged += correction
+            account.spend(0.0, correction)
+
+    def tell(self, *, on: bool) -> None:
+        """Note from now on which scopes are charged, for `news`; or note nothing any more."""
+        self._stirred = set() if on else None
+
+    def news(self) -> list[tuple[str, int, float, int]]:
+        """What was charged since the last time: scope, requests and tokens since the beginning, requests under way."""
+        stirred = self._stirred or set()
+        found = [(scope, self._accounts[scope]) for scope in stirred if scope in self._accounts]
+        stirred.clear()
+        return [(scope, account.started, account.charged, account.running) for scope, account in found]
+
+    def hear(self, scope: str, requests: float, tokens: float, running: int) -> None:
+        """Another gateway charged a scope so much more, and has so many more (fewer: below 0) under way; rates of a
+        scope that nobody used here are not kept."""
+        under_way = self._others.get(scope, 0) + running
+        if under_way > 0:
+            self._others[scope] = under_way
+        else:
+            self._others.pop(scope, None)
+        account = self._accounts.get(scope)
+        if account is not None:
+            account.spend(requests, tokens)
+
+    def _refusal(self, scope: str, account: _Account, tokens: float, now: float) -> Refusal | None:
+        others = self._others.get(scope, 0) if self._others else 0
+        return _refusal(scope, account, tokens, now, account.running + others)
 
     def _account(self, scope: str, rate: Rate, now: float) -> _Account:
         account = self._accounts.pop(scope, None)
@@ -94,9 +130,11 @@ class Limits:
             account = _Account(rate, now)
             self._make_room()
         elif account.rate != rate:
-            running, account = account.running, _Account(rate, now)
-            account.running = running
+            before, account = account, _Account(rate, now)
+            account.running, account.started, account.charged = before.running, before.started, before.charged
         self._accounts[scope] = account
+        if self._stirred is not None:
+            self._stirred.add(scope)
         return account
 
     def _make_room(self) -> None:
@@ -110,9 +148,9 @@ def _bucket(per_minute: int | None, now: float) -> Bucket | None:
     return None if per_minute is None else Bucket(float(per_minute), per_minute / 60.0, now)
 
 
-def _refusal(scope: str, account: _Account, tokens: float, now: float) -> Refusal | None:
+def _refusal(scope: str, account: _Account, tokens: float, now: float, running: int) -> Refusal | None:
     rate = account.rate
-    if rate.max_concurrent is not None and account.running >= rate.max_concurrent:
+    if rate.max_concurrent is not None and running >= rate.max_concurrent:
         return Refusal(scope, "max_concurrent", rate.max_concurrent, CONCURRENCY_RETRY)
     if account.requests is not None and (wait := account.requests.wait(1.0, now)) > 0:
         return Refusal(scope, "requests_per_minute", int(account.requests.capacity), wait)

@@ -58,7 +58,7 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
     return served
 
 
-def ask(request_id: str, served: Served, fleet: Fleet, parsed: Parsed, salt: str) -> Ask:
+def ask(request_id: str, served: Served, fleet: Fleet, parsed: Parsed, salt: str, chains: prefix.Chains) -> Ask:
     """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
     start = prefix.seed(served.model, served.adapter, fleet.digest_of(served), salt)
     return Ask(
@@ -66,7 +66,7 @@ def ask(request_id: str, served: Served, fleet: Fleet, parsed: Parsed, salt: str
         model=served.model,
         adapter=served.adapter,
         digest=served.digest,
-        chain=prefix.chain(start, parsed.prompt),
+        chain=chains.chain(start, parsed.prompt),
         prompt_bytes=len(parsed.prompt),
         exact=parsed.exact,
         prompt=parsed.prompt,

@@ -33,7 +33,7 @@ from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import request_head
 from sheaf_gateway.proxy.types import Header, Responder
 from sheaf_gateway.routing.choose import Decision
-from sheaf_gateway.routing.router import Ticket
+from sheaf_gateway.routing.ledger import Ticket
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -126,7 +126,7 @@ class Call:
             self.fail(self._last_error or failures.no_pod(ask.model))
             return
         self.record.attempts.append(Attempt(decision, now))
-        self.pod = pod = next(pod for pod in pods if pod.name == decision.pod)
+        self.pod = pod = pods[decision.place]
         if pod.holds(ask.adapter, ask.digest):
             self._send()
         else:
@@ -154,12 +154,11 @@ class Call:
 
     def _send(self) -> None:
         core, asked = self._core, self._asked
-        self._clear()
-        endpoint = core.endpoint(self.pod.engine_url)
+        endpoint, authority = core.engine(self.pod.engine_url)
         body = self.body()
         if asked.continues and not asked.ids:
             body = asking_for_ids(body)
-        head = request_head("POST", asked.route.target, endpoint.authority, asked.headers, len(body))
+        head = request_head("POST", asked.route.target, authority, asked.headers, len(body))
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
@@ -181,6 +180,7 @@ class Call:
             self.fail(error)
             return
         self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
+        self._clear()
         self._attempt()
 
     def _refusal_to_retry(self) -> str | None:
@@ -387,10 +387,13 @@ class Call:
         self.finished = True
         if self.continuing is not None:
             self.continuing.close()
+            self.continuing = None
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
         events = self.relay.events if self.relay is not None else 0
         ending = Ending(usage, events, self._opened_at, self._last_at)
-        self._entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
+        entry = self._entry
+        del self._entry
+        entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
         self._core.finished(self._asked, self.record, ending)

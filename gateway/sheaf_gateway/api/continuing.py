@@ -192,7 +192,7 @@ class Continuing:
             self._later()
             return
         call.record.attempts.append(Attempt(decision, now, continues=self.journal.sent().chars))
-        call.pod = next(pod for pod in pods if pod.name == decision.pod)
+        call.pod = pods[decision.place]
         core.mending.move(self, call.pod.name)
         if call.pod.holds(ask.adapter, ask.digest):
             self._send()
@@ -233,9 +233,9 @@ class Continuing:
         core, call, rest, asked = self._core, self._call, self._rest, self._asked
         if rest is None:
             return
-        endpoint = core.endpoint(call.pod.engine_url)
+        endpoint, authority = core.engine(call.pod.engine_url)
         body = salted(rest.body, asked.salt) if asked.salt and not rest.whole else rest.body
-        head = request_head("POST", rest.path, endpoint.authority, asked.headers, len(body))
+        head = request_head("POST", rest.path, authority, asked.headers, len(body))
         wish = self._wish()
         if wish is None:
             return

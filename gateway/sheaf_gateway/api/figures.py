@@ -40,7 +40,11 @@ def of_model(core: "Inference", model: str) -> Demand:
 
 def slos(core: "Inference") -> dict[str, Any]:
     """`slos`: by SLO its windows as `SLO.status.windows` has them; `at`: Unix seconds."""
-    found = core.attainment.figures(core.now())
+    return told_slos(core.attainment.figures(core.now()))
+
+
+def told_slos(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
+    """The same of these figures."""
     return {"at": time.time(), "slos": [{"slo": name, "windows": _windows(kept)} for name, kept in found.items()]}
 
 

@@ -24,6 +24,8 @@ from sheaf_gateway.api.call import Call
 from sheaf_gateway.api.capacity import Capacity
 from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.errors import ApiError
+from sheaf_gateway.api.figure_readers import SharedToken
+from sheaf_gateway.api.gathering import Colleagues
 from sheaf_gateway.api.ids import RequestIds
 from sheaf_gateway.api.keys import KeyRing
 from sheaf_gateway.api.mending import Mending, MendingRules
@@ -41,6 +43,7 @@ from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
 from sheaf_gateway.proxy.types import Request, Responder
 from sheaf_gateway.proxy.upstream import Pool
 from sheaf_gateway.routing.form import Form
+from sheaf_gateway.routing.prefix import Chains
 from sheaf_gateway.routing.router import Router
 
 _MAX_ENDPOINTS = 65_536
@@ -98,14 +101,18 @@ class Inference:
         self.terms = TermsBook(store.declared)
         self.attainment = AttainmentBook(store.declared)
         self.salts = Salts(rules.salt_secret)
+        self.chains = Chains()
         self.shared: SharedLimits | None = None
+        self.shared_token = SharedToken(None)
+        self.whole = True
+        self.colleagues: Colleagues | None = None
         self.forms: Mapping[str, Form] = {}
         self.waiting = WaitingRoom(self.admission, self.loop, self.slots)
         self.ids = RequestIds()
         self.access = AccessLog(self.loop, _to_stderr)
         self._sequence = itertools.count(1)
         self._life = os.urandom(8).hex()
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[str, tuple[Endpoint, bytes]] = {}
         store.listen(self._fleet_changed)
 
     def serve(self, route: Route, request: Request, responder: Responder) -> None:
@@ -120,13 +127,14 @@ class Inference:
         self.records.add(record)
         Call(self, asked, responder, record).begin()
 
-    def endpoint(self, url: str) -> Endpoint:
-        """The endpoint of an engine's URL, parsed once."""
+    def engine(self, url: str) -> tuple[Endpoint, bytes]:
+        """The endpoint of an engine's URL and its Host, worked out once."""
         found = self._endpoints.get(url)
         if found is None:
             if len(self._endpoints) >= _MAX_ENDPOINTS:
                 self._endpoints.clear()
-            found = self._endpoints[url] = Endpoint.parse(url)
+            endpoint = Endpoint.parse(url)
+            found = self._endpoints[url] = endpoint, endpoint.authority
         return found
 
     def form_of(self, name: str) -> Form | None:
@@ -173,6 +181,7 @@ class Inference:
         sent_id = self.ids.enter(request_id)
         sequence, slots = str(next(self._sequence)), self.slots(served.model)
         prompt = parsed.prompt_tokens() if route.computes else 0.0
+        continues = self.mending.enabled and route.continues and parsed.streams
         terms, salt = self.terms.of(served.model), self.salts.of(caller.tenant) if route.computes else ""
         return Asked(
             request,
@@ -180,12 +189,12 @@ class Inference:
             caller,
             served,
             asking.door(sequence, served, caller, fleet, slots=slots, terms=terms, parsed=parsed, prompt=prompt),
-            asking.ask(request_id, served, fleet, parsed, salt),
+            asking.ask(request_id, served, fleet, parsed, salt, self.chains),
             sent_id,
             asking.forwarded(request, sent_id),
             salt,
-            self.mending.enabled and route.continues and parsed.streams,
-            b'"return_token_ids"' in request.body,
+            continues,
+            continues and b'"return_token_ids"' in request.body,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:

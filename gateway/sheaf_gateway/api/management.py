@@ -1,21 +1,20 @@
 """Everything that is not the hot path, as a FastAPI application: probes, metrics, listings, decisions,
 documentation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from starlette.exceptions import HTTPException
 
-from sheaf_gateway.api import asking, errors, figures, listing
+from sheaf_gateway.api import asking, errors, figures, gathering, listing
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.inference import Inference
 from sheaf_gateway.api.keys import Caller
 from sheaf_gateway.api.metrics import Reading, StateCollector
+from sheaf_gateway.routing.ledger import PodLedger
 
 ABOUT = """Many models and thousands of LoRA adapters behind one OpenAI-compatible endpoint.
 
@@ -78,16 +77,16 @@ def _add_probes(app: FastAPI, core: Inference) -> None:
 
     @app.get("/readyz", tags=["probes"])
     async def readyz() -> Response:
-        """The gateway knows a fleet."""
+        """The gateway knows a fleet, and all of its workers have begun."""
         known = core.store.known
-        body = {"status": "ready" if known else "waiting for the first fleet snapshot"}
-        return JSONResponse(body, 200 if known else 503)
+        status = "ready" if core.whole else "waiting for other workers"
+        body = {"status": status if known else "waiting for the first fleet snapshot"}
+        return JSONResponse(body, 200 if known and core.whole else 503)
 
     @app.get("/metrics", tags=["probes"])
     async def metrics() -> Response:
         """Prometheus metrics."""
-        text = generate_latest(REGISTRY) + generate_latest(core.metrics.registry)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        return Response(await gathering.metrics(core), media_type=gathering.CONTENT_TYPE)
 
 
 def _add_models(app: FastAPI, core: Inference) -> None:
@@ -125,26 +124,31 @@ def _add_sheaf(app: FastAPI, core: Inference) -> None:
     @app.get("/sheaf/v1/decisions/{request_id}", tags=["sheaf"], dependencies=[Depends(admin)])
     async def decision(request_id: Annotated[str, Path(max_length=128)]) -> Response:
         """Why a recent request went where it went: every candidate's cost, term by term, in milliseconds."""
-        record = core.records.get(request_id)
+        record = await gathering.decision(core, request_id)
         if record is None:
             message = f"No decision of `{request_id}` is held; only the last ones are kept."
             raise ApiError(404, "decision_not_found", message)
-        return Response(msgspec.json.encode(record), media_type="application/json")
+        return Response(record, media_type="application/json")
 
 
 def _add_figures(app: FastAPI, core: Inference) -> None:
-    def admin(request: Request) -> Caller:
-        return _scoped(core, request, "admin")
+    def admin(request: Request) -> None:
+        if not core.shared_token.shown(request.headers.get("authorization")):
+            _scoped(core, request, "admin")
 
     @app.get("/sheaf/v1/demand", tags=["sheaf"], dependencies=[Depends(admin)])
     async def demand() -> dict[str, Any]:
         """What is asked of each Model now: running, waiting, held for a first pod, and how fast requests come."""
-        return figures.demand(core)
+        return await gathering.demand(core)
 
     @app.get("/sheaf/v1/slos", tags=["sheaf"], dependencies=[Depends(admin)])
     async def slos() -> dict[str, Any]:
         """How each SLO was kept over windows: percentiles, goodput, error-budget burn, as `status.windows` has it."""
-        return figures.slos(core)
+        return await gathering.slos(core)
+
+
+def _own(ledgers: Mapping[str, PodLedger]) -> list[tuple[tuple[str, ...], float]]:
+    return [((name,), found.running - found.told) for name, found in ledgers.items()]
 
 
 def _scoped(core: Inference, request: Request, scope: str) -> Caller:
@@ -171,7 +175,7 @@ def readings(core: Inference) -> Iterable[Reading]:
         ("model",),
         [((m,), sum(pod.ready and not pod.draining for pod in fleet.pods_of(m))) for m in models],
     )
-    yield "pod_in_flight", "Attempts on a pod", ("pod",), [((name,), found.running) for name, found in ledgers.items()]
+    yield "pod_in_flight", "Attempts on a pod", ("pod",), _own(ledgers)
     yield (
         "breaker_state",
         "Circuit breaker of a pod: 0 closed, 1 probing, 2 open",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from sheaf_crds import SLO, AutoscalingPolicy, Model
 
-from sheaf_gateway.admission.attainment import WINDOWS, Attainment, Bound, Figures, Outcome
+from sheaf_gateway.admission.attainment import WINDOWS, Attainment, Bound, Figures, Outcome, Tally, figures
 from sheaf_gateway.admission.terms import PLAIN, Terms
 from sheaf_gateway.fleet.declared import Declared
 
@@ -89,10 +89,22 @@ class AttainmentBook:
 
     def figures(self, now: float) -> Mapping[str, Mapping[str, Figures]]:
         """By SLO and window; an SLO that nobody asked under has figures of nothing."""
+        return self.figured(self.tallies(now))
+
+    def tallies(self, now: float) -> dict[str, dict[str, Tally]]:
+        """The counts behind the figures."""
         return {
-            name: {window: found.window(seconds, now) for window, seconds in WINDOWS.items()}
+            name: {window: found.tally(seconds, now) for window, seconds in WINDOWS.items()}
             for name in sorted(self._declared.slos)
             if (found := self._of(name, now)) is not None
+        }
+
+    def figured(self, tallies: Mapping[str, Mapping[str, Tally]]) -> Mapping[str, Mapping[str, Figures]]:
+        """The figures of counts, by what the SLOs promise now."""
+        return {
+            name: {window: figures(tally, self._known[name][1].bounds) for window, tally in windows.items()}
+            for name, windows in tallies.items()
+            if name in self._known
         }
 
     def keep(self) -> None:

@@ -1,5 +1,7 @@
 """The last decisions, by request id: why a request went where it went. Bounded; the oldest leave first."""
 
+from collections import OrderedDict
+
 import msgspec
 
 from sheaf_gateway.routing.choose import Decision
@@ -46,7 +48,7 @@ class Records:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._records: dict[str, Record] = {}
+        self._records: OrderedDict[str, Record] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -56,8 +58,14 @@ class Records:
         self._records.pop(record.request_id, None)
         self._records[record.request_id] = record
         if len(self._records) > self._size:
-            del self._records[next(iter(self._records))]
+            self._records.popitem(last=False)
 
     def get(self, request_id: str) -> Record | None:
         """The record of a request, where it is still held."""
         return self._records.get(request_id)
+
+
+def told(record: Record) -> bytes:
+    """What is told of a request, as JSON; only now is worked out what the decisions weighed."""
+    attempts = [{**msgspec.structs.asdict(attempt), "decision": attempt.decision.told()} for attempt in record.attempts]
+    return msgspec.json.encode({**msgspec.structs.asdict(record), "attempts": attempts})

@@ -7,9 +7,9 @@ import re
 
 import msgspec
 
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d{1,12})')
-_OUTPUT = re.compile(rb'"(?:completion|output)_tokens":\s*(\d{1,12})')
-_CACHED = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)":\s*(\d{1,12})')
+_COUNT = re.compile(rb'"(prompt|input|completion|output|cached|cache_read_input)_tokens":\s*(\d{1,12})')
+_PROMPT = frozenset({b"prompt", b"input"})
+_CACHED = frozenset({b"cached", b"cache_read_input"})
 _USAGE = b'"usage":'
 
 
@@ -35,9 +35,12 @@ def find_usage(tail: bytes) -> Usage:
     start = tail.rfind(_USAGE)
     if start < 0:
         return NOTHING
-    return Usage(_number(_PROMPT, tail, start), _number(_OUTPUT, tail, start), _number(_CACHED, tail, start))
-
-
-def _number(pattern: re.Pattern[bytes], data: bytes, start: int) -> int | None:
-    match = pattern.search(data, start)
-    return int(match[1]) if match is not None else None
+    prompt = output = cached = None
+    for name, count in reversed(_COUNT.findall(tail, start)):
+        if name in _CACHED:
+            cached = int(count)
+        elif name in _PROMPT:
+            prompt = int(count)
+        else:
+            output = int(count)
+    return Usage(prompt, output, cached)

@@ -58,13 +58,21 @@ class KubernetesFollowing:
     have."""
 
     def __init__(
-        self, config: GatewayConfig, kubernetes: KubernetesConfig, store: FleetStore, residency: Residency, seed: int
+        self,
+        config: GatewayConfig,
+        kubernetes: KubernetesConfig,
+        store: FleetStore,
+        residency: Residency,
+        seed: int,
+        *,
+        writes: bool = True,
     ) -> None:
         self._path = config.fleet_file
         self._kubernetes = kubernetes
         self._store = store
         self._residency = residency
         self._seed = seed
+        self._writes = writes
         self._api: KubeApi | None = None
         self._file: SnapshotFile | None = None
 
@@ -75,16 +83,17 @@ class KubernetesFollowing:
             self._store.suspect(name for name, pod in self._store.declared.pods.items() if pod.agent_url)
             spare_collector()
             await self._residency.first_round(FIRST_ROUND_S)
-        self._file = SnapshotFile(self._path, self._store)
+        self._file = SnapshotFile(self._path, self._store) if self._writes else None
 
     async def run(self) -> None:
         """Follow the API server, and persist what it says."""
-        if self._api is None or self._file is None:
+        if self._api is None:
             raise RuntimeError("`begin` comes first")
         cluster = KubernetesSource(self._api, self._store, seed=self._seed)
         async with asyncio.TaskGroup() as group:
             group.create_task(_without_end("cluster", cluster.run))
-            group.create_task(_without_end("snapshot", self._file.run))
+            if self._file is not None:
+                group.create_task(_without_end("snapshot", self._file.run))
 
     async def end(self) -> None:
         """Write what is not written yet."""
@@ -104,8 +113,10 @@ async def _without_end(part: str, run: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(AGAIN_S)
 
 
-def following(config: GatewayConfig, store: FleetStore, residency: Residency, seed: int) -> Following:
-    """What the configuration asks for."""
+def following(
+    config: GatewayConfig, store: FleetStore, residency: Residency, seed: int, *, writes: bool = True
+) -> Following:
+    """What the configuration asks for; of several workers one `writes` the last copy."""
     if config.kubernetes is not None and config.kubernetes.enabled:
-        return KubernetesFollowing(config, config.kubernetes, store, residency, seed)
+        return KubernetesFollowing(config, config.kubernetes, store, residency, seed, writes=writes)
     return FileFollowing(config, store)

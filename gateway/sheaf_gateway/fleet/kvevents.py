@@ -69,19 +69,18 @@ class KvEvents:
         self._context: zmq.asyncio.Context | None = None
         self._decoder = msgspec.msgpack.Decoder(Batch)
         self._tasks: dict[Source, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._of: dict[str, set[Source]] = {}
         self._sizes: dict[Source, int] = {}
         self._held = 0
         store.watch(self._follow)
 
     async def stop(self) -> None:
-        """End every subscription."""
-        tasks = tuple(self._tasks.values())
-        self._tasks.clear()
+        """End every subscription; a context waits for ever for a socket that somebody still has."""
+        for source in tuple(self._tasks):
+            self._leave(source)
         self._of.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = None
@@ -95,7 +94,7 @@ class KvEvents:
         wanted = {found for pod in pods if (found := self._source(pod.name, pod.epoch)) is not None}
         running = self._of.pop(model, set())
         for gone in running - wanted:
-            self._tasks.pop(gone).cancel()
+            self._leave(gone)
         kept = running & wanted
         for fresh in wanted - running:
             if len(self._tasks) < MAX_SUBSCRIPTIONS:
@@ -105,6 +104,12 @@ class KvEvents:
             self._of[model] = kept
         else:
             self.forms.pop(model, None)
+
+    def _leave(self, source: Source) -> None:
+        task = self._tasks.pop(source)
+        task.cancel()
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def _source(self, pod: str, epoch: int) -> Source | None:
         declared = self._store.declared.pods.get(pod)

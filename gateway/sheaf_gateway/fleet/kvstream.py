@@ -7,6 +7,7 @@ a last one without payload. Every wait and every queue is bounded.
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import zmq
 import zmq.asyncio
@@ -29,19 +30,21 @@ async def batches(context: zmq.asyncio.Context, events: str, replay: str) -> Asy
     with _socket(context, zmq.SUB, events) as socket:
         socket.subscribe(b"")
         expected = 0
-        async for number, payload in _after(context, replay, 0):
-            if number > expected:
-                yield None
-            yield payload
-            expected = number + 1
+        async with aclosing(_after(context, replay, 0)) as kept:
+            async for number, payload in kept:
+                if number > expected:
+                    yield None
+                yield payload
+                expected = number + 1
         while True:
             number, payload = _numbered(await socket.recv_multipart())
             if number > expected:
-                async for missed, found in _after(context, replay, expected):
-                    if missed > expected:
-                        yield None
-                    yield found
-                    expected = missed + 1
+                async with aclosing(_after(context, replay, expected)) as kept:
+                    async for missed, found in kept:
+                        if missed > expected:
+                            yield None
+                        yield found
+                        expected = missed + 1
             if number > expected:
                 yield None
             if number >= expected:

@@ -1,7 +1,8 @@
 """The last known fleet on disk, so that a gateway can start while the API server is away.
 
 Written in the shape of `FleetSnapshot`, at most every second, and less often where writing takes long; replaced at
-once, so that a reader finds the old file or the new one. Only what changed is serialised again.
+once, so that a reader finds the old file or the new one; by way of a file of this process alone, for a worker may take
+over from one that still writes. Only what changed is serialised again.
 """
 
 import asyncio
@@ -95,7 +96,7 @@ class SnapshotFile:
 
 
 def _replace(path: Path, pieces: list[bytes]) -> None:
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.writelines(pieces)
         file.flush()

@@ -5,12 +5,17 @@ more pods there are, the longer a poller rests between two reports, so that all 
 of the processor. Waits are drawn at random, so that several gateways do not ask in step. An agent that does not
 answer makes its pod suspect. So does a node that has become silent, until the pod's agent has answered anew: nodes
 fall silent together when the API server comes back, and their pods serve on.
+
+Several workers of one machine may share the work (`Sharing`): each asks every agent once, then only those that are its
+own, and hears of the others. Whoever hears nothing of an agent for `OTHERS_SILENT_S` asks it again by itself.
 """
 
 import asyncio
 import random
+from typing import Protocol
 
 import structlog
+from sheaf_crds.agent_api import AgentState
 
 from sheaf_gateway.fleet import metrics
 from sheaf_gateway.fleet.agents import POLL_WAIT_S, AgentClient, AgentError
@@ -31,6 +36,20 @@ _NOT_CONNECTED = frozenset({"connect_failed", "connect_timeout"})
 _SUSPECT_AFTER = 2
 
 
+OTHERS_SILENT_S = 45.0
+_OTHERS_LOOK_S = 2.0
+
+
+class Sharing(Protocol):
+    """How workers divide the agents."""
+
+    def mine(self, pod: str) -> bool:
+        """Whether this worker asks the pod's agent for all."""
+
+    def learnt(self, key: PollKey, state: AgentState | None) -> None:
+        """Tell the others what an agent said, or (None) that it does not answer."""
+
+
 class Residency:
     """Keeps the store's reports up to date until stopped."""
 
@@ -49,6 +68,8 @@ class Residency:
         self._unheard: set[PollKey] = set()
         self._all_heard = asyncio.Event()
         self._all_heard.set()
+        self.sharing: Sharing | None = None
+        self._heard_at: dict[PollKey, float] = {}
         store.watch(self._follow)
 
     async def first_round(self, timeout_s: float) -> None:
@@ -58,6 +79,16 @@ class Residency:
                 await self._all_heard.wait()
         except TimeoutError:
             log.info("agents_silent", pods=len(self._unheard), waited_s=timeout_s)
+
+    def hear(self, key: PollKey, state: AgentState | None) -> None:
+        """Another worker asked for us: what the agent said, or (None) that it does not answer."""
+        if key not in self._pollers:
+            return
+        self._heard_at[key] = asyncio.get_running_loop().time()
+        if state is None:
+            self._store.suspect((key[0],))
+        else:
+            self._store.apply_state(key[0], state)
 
     async def stop(self) -> None:
         """End every poll."""
@@ -98,6 +129,7 @@ class Residency:
         if key is not None:
             self._heard(key)
             self._resting.discard(key)
+            self._heard_at.pop(key, None)
             self._pollers.pop(key).cancel()
 
     def _hurry(self, key: PollKey) -> bool:
@@ -112,14 +144,28 @@ class Residency:
         after: int | None = None
         failures = 0
         while True:
+            if after is not None and self._others_ask(key):
+                await asyncio.sleep(_OTHERS_LOOK_S * self._random.uniform(0.8, 1.2))
+                continue
             try:
                 after = await self._report(key, after)
                 failures = 0
             except AgentError as error:
-                self._failed(key[0], error, failures)
+                self._failed(key, error, failures)
                 after, failures = None, failures + 1
             self._heard(key)
             await self._rest(key, failures)
+
+    def _others_ask(self, key: PollKey) -> bool:
+        if self.sharing is None or self.sharing.mine(key[0]):
+            return False
+        return asyncio.get_running_loop().time() < self._heard_at.get(key, 0.0) + OTHERS_SILENT_S
+
+    def _learnt(self, key: PollKey, state: AgentState | None) -> None:
+        if self.sharing is not None:
+            self._heard_at[key] = asyncio.get_running_loop().time()
+            if self.sharing.mine(key[0]):
+                self.sharing.learnt(key, state)
 
     async def _rest(self, key: PollKey, failures: int) -> None:
         if not failures:
@@ -138,6 +184,7 @@ class Residency:
             state = await self._agents.state(url, after, self._wait(name) * self._random.uniform(0.8, 1.2))
         if key in self._pollers:
             self._store.apply_state(name, state)
+            self._learnt(key, state)
         return state.version
 
     def _wait(self, pod: str) -> float:
@@ -150,7 +197,8 @@ class Residency:
             if not self._unheard:
                 self._all_heard.set()
 
-    def _failed(self, pod: str, error: AgentError, failures: int) -> None:
+    def _failed(self, key: PollKey, error: AgentError, failures: int) -> None:
+        pod = key[0]
         metrics.AGENT_ERRORS.labels("state").inc()
         declared = self._store.declared.pods.get(pod)
         if failures == 0 and declared is not None and declared.ready:
@@ -159,6 +207,7 @@ class Residency:
             self._store.trust(pod)
         elif error.code in _NOT_CONNECTED or failures + 1 >= _SUSPECT_AFTER:
             self._store.suspect((pod,))
+            self._learnt(key, None)
 
     def _interval(self) -> float:
         return max(_MIN_INTERVAL_S, len(self._pollers) / MAX_POLLS_PER_S) * self._random.uniform(0.8, 1.2)

@@ -6,6 +6,10 @@ the next request to be begun), LINGER (refused; what still arrives is thrown awa
 the answer) or CLOSED. Reading goes on while the application works, so that a client's going away is
 noticed at once; what arrives meanwhile is the next pipelined request, held up to a bound. There are no
 timers here: the server looks at `deadline` of every connection a few times a second.
+
+A client that was told to keep the connection may be sending its next request on it already: while the
+server goes, answers that begin say that they are the last one, and no connection is closed for another
+reason than its last answer, or that nothing came.
 """
 
 import asyncio
@@ -16,7 +20,8 @@ from typing import TYPE_CHECKING, cast
 from sheaf_gateway.proxy import metrics
 from sheaf_gateway.proxy.body import ChunkedBody, LengthBody
 from sheaf_gateway.proxy.errors import Refusal
-from sheaf_gateway.proxy.framing import RequestHead, check_partial, parse_head
+from sheaf_gateway.proxy.framing import RequestHead, check_partial
+from sheaf_gateway.proxy.heads import HeadReader
 from sheaf_gateway.proxy.responder import ConnectionResponder
 from sheaf_gateway.proxy.response import CONTINUE, length_framing, response_head
 from sheaf_gateway.proxy.types import ClientGone, Request
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
 _HEAD, _BODY, _BUSY, _WAIT, _LINGER, _CLOSED = range(6)
 _NEVER = float("inf")
+_LAST_WORD_S = 0.5
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _EMPTY_LINE = b"\r\n"
 
@@ -40,6 +46,7 @@ class Connection(asyncio.Protocol):
         "_client",
         "_discarded",
         "_head",
+        "_heads",
         "_held",
         "_reading",
         "_received_at",
@@ -62,6 +69,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._state = _HEAD
+        self._heads = HeadReader(server.limits)
         self._buffer = b""
         self._scanned = 0
         self._body: LengthBody | ChunkedBody | None = None
@@ -153,7 +161,7 @@ class Connection(asyncio.Protocol):
         self._responder = None
         if self._state != _BUSY:
             return
-        if not self.keep_alive or self._server.closing:
+        if not self.keep_alive:
             self._close()
         elif self.pressed:
             self._state = _WAIT
@@ -192,9 +200,16 @@ class Connection(asyncio.Protocol):
             self.break_off()
 
     def close_when_idle(self) -> None:
-        """Close now unless a request is in progress, which then is the last one."""
-        if self._state in {_HEAD, _WAIT}:
+        """Close now unless a request is in progress or on its way, which then is the last one."""
+        if self._state == _HEAD and (self._buffer or not self._received_at):
+            self.deadline = min(self.deadline, self._server.now() + _LAST_WORD_S)
+        elif self._state in {_HEAD, _WAIT}:
             self._close()
+
+    @property
+    def last_answer(self) -> bool:
+        """Whether the answer that begins now is the connection's last one."""
+        return not self.keep_alive or self._server.closing
 
     # Heads and bodies.
 
@@ -206,7 +221,7 @@ class Connection(asyncio.Protocol):
             self.deadline = now + self._server.limits.header_s
             self.loop.call_soon(self._read_pipelined)
         else:
-            self.deadline = now + self._server.limits.keep_alive_s
+            self.deadline = now + (_LAST_WORD_S if self._server.ending else self._server.limits.keep_alive_s)
 
     def _begin_head(self) -> None:
         now = self._server.now()
@@ -230,7 +245,7 @@ class Connection(asyncio.Protocol):
                 self._scanned = max(len(buffer) - 3, 0)
                 return
             self._scanned = 0
-            self._head = parse_head(buffer[: end + 4], self._server.limits)
+            self._head = self._heads.read(buffer[: end + 4])
             self._buffer = b""
             self._begin_body(buffer[end + 4 :])
         except Refusal as refusal:
@@ -281,7 +296,7 @@ class Connection(asyncio.Protocol):
         self._buffer = rest
         self._state = _BUSY
         self.deadline = _NEVER
-        self.keep_alive = head.keep_alive and not self._server.closing
+        self.keep_alive = head.keep_alive
         request = Request(
             head.method, head.target, head.path, head.query, head.headers, body, self._client, self._received_at
         )

@@ -46,7 +46,7 @@ def response_head(status: int, headers: Headers, framing: bytes) -> bytes:
     line = _STATUS_LINES.get(status)
     if line is None:
         raise ValueError(f"status {status} is not a final HTTP status (200 to 599)")
-    lines = [b": ".join(header) for header in headers if header[0].lower() not in HOP_BY_HOP]
+    lines = [name + b": " + value for name, value in headers if name.lower() not in HOP_BY_HOP]
     return line + _join(lines) + framing
 
 
@@ -91,7 +91,7 @@ def request_head(method: str, target: str, authority: bytes, headers: Headers, l
     Raises:
         ValueError: The method, the target or a header holds what would break the head apart.
     """
-    lines = [b": ".join(header) for header in headers if header[0] not in _REPLACED]
+    lines = [name + b": " + value for name, value in headers if name not in _REPLACED]
     return b"%bhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (_first(method, target), authority, _join(lines), length)
 
 
@@ -105,9 +105,7 @@ def _first(method: str, target: str) -> bytes:
 
 def _join(lines: list[bytes]) -> bytes:
     """Return header lines as they go out; a line break within one is where response splitting begins."""
-    if not lines:
-        return b""
-    fields = b"\r\n".join(lines) + b"\r\n"
-    if fields.count(b"\n") != len(lines) or fields.count(b"\r") != len(lines) or b"\0" in fields:
+    text = b"".join(lines)
+    if b"\n" in text or b"\r" in text or b"\0" in text:
         raise ValueError("a header holds a line break or NUL")
-    return fields
+    return b"%b\r\n" % b"\r\n".join(lines) if lines else b""

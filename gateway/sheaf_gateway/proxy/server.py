@@ -8,9 +8,11 @@ Use uvloop as the event loop in production; the server works the same on asyncio
 """
 
 import asyncio
+import contextlib
 import functools
 import socket
 import ssl as tls
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -54,7 +56,7 @@ class Server:
     def __init__(self, app: App, limits: ServerLimits, error_body: ErrorBody) -> None:
         self.limits = limits
         self.error_body = error_body
-        self.closing = False
+        self.closing = self.ending = False
         self.port = 0
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
@@ -65,6 +67,7 @@ class Server:
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self._listener: asyncio.Server | None = None
+        self._adopted: dict[int, asyncio.Server] = {}
         self._sweeper = self.loop.call_later(limits.tick_s(), self._sweep)
 
     @property
@@ -93,11 +96,37 @@ class Server:
         address = self._listener.sockets[0].getsockname()
         self.port = address[1] if isinstance(address, tuple) else 0
 
+    async def adopt(self, sockets: Mapping[int, Callable[[], socket.socket]]) -> None:
+        """Accept on these listening sockets beside the own one, by any number, and on none that was adopted before and
+        is not among them. The sockets are closed when they are let go."""
+        for number in self._adopted.keys() - sockets.keys():
+            self._adopted.pop(number).close()
+        for number in sockets.keys() - self._adopted.keys() if not self.closing else ():
+            self._adopted[number] = await self.loop.create_server(
+                lambda: Connection(self), sock=sockets[number](), backlog=_BACKLOG
+            )
+
+    async def retire(self, deadline_s: float) -> None:
+        """Stop accepting because somebody else does now; let every connection end with its next answer, so that no
+        request meets a closed one, and after `deadline_s` seconds break off what is left."""
+        self.closing = True
+        self._stop_accepting()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._all_closed.wait()
+
+    def _stop_accepting(self) -> None:
+        for listener in (self._listener, *self._adopted.values()):
+            if listener is not None:
+                listener.close()
+        self._adopted.clear()
+
     async def close(self, deadline_s: float) -> None:
         """Stop accepting, let requests in progress end, and after `deadline_s` seconds break them off."""
         self.closing = True
-        if self._listener is not None:
-            self._listener.close()
+        self._stop_accepting()
+        await asyncio.sleep(0)  # what has arrived is read: closing on it would reset the connection
+        self.ending = True
         for connection in tuple(self._connections):
             connection.close_when_idle()
         try:

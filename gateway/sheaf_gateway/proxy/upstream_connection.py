@@ -41,11 +41,13 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_complete",
         "_exchange",
+        "_framed",
         "_head_bytes",
         "_head_given",
         "_headers",
         "_interim",
         "_kept",
+        "_large",
         "_parser",
         "_pieces",
         "_pool",
@@ -63,6 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     _transport: asyncio.Transport
     _head_bytes: int
+    _large: bool
     _status: int
 
     def __init__(self, pool: "Pool", endpoint: Endpoint) -> None:
@@ -147,6 +150,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()
             return
         self._touched = True
+        if not self._status:
+            self._large = self._head_bytes + len(data) > self._pool.limits.max_head
         broken: str | None = None
         try:
             self._parser.feed_data(data)
@@ -188,21 +193,25 @@ class UpstreamConnection(asyncio.Protocol):
         if self._status:
             self._drop_trailer(len(name) + len(value))
         else:
-            self._headers.append((name.lower(), value.strip()))
+            name = name.lower()
+            if name in _FRAMING:
+                self._framed = True
+            self._headers.append((name, value.strip()))
 
     def on_headers_complete(self) -> None:
         """Tell interim responses from the final one, and a body ended by closing from a framed one."""
         status = self._parser.get_status_code()
         if status == 101 or not 100 <= status < 600:
             raise _StopParsing(f"the status {status} is not one that was asked for")
-        self._check_size()
+        if self._large or len(self._headers) > self._pool.limits.max_headers:
+            self._check_size()
         self._interim = status < 200
         if self._interim:
             self._headers.clear()
+            self._framed = False
             return
         self._status = status
-        framed = any(name in _FRAMING for name, _ in self._headers)
-        self._until_close = not framed and status not in _BODILESS
+        self._until_close = not self._framed and status not in _BODILESS
         if self._exchange is not None and self._exchange.bodiless:
             self._complete = True
             raise _StopParsing("a response to HEAD has no body")
@@ -220,6 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._status = 0
         self._head_bytes = 0
         self._head_given = False
+        self._framed = False
         self._interim = False
         self._complete = False
         self._kept = False

@@ -80,6 +80,18 @@ def abandoned(state: Breaker, now: float, *, probe: bool) -> Breaker:
     return msgspec.structs.replace(state, phase="Open", until=now)
 
 
+def suspected(state: Breaker, rules: BreakerRules) -> Breaker:
+    """The breaker after another gateway's opened: the next failure seen here is enough, a success clears it."""
+    if state.phase != "Closed":
+        return state
+    return msgspec.structs.replace(state, consecutive=max(state.consecutive, rules.failures - 1))
+
+
+def cleared(state: Breaker, now: float) -> Breaker:
+    """The breaker after another gateway's closed: an open one may be probed at once."""
+    return msgspec.structs.replace(state, until=min(state.until, now)) if state.phase == "Open" else state
+
+
 def _counted(state: Breaker, now: float, rules: BreakerRules, *, good: int, bad: int) -> Breaker:
     consecutive = state.consecutive + 1 if bad else 0
     if now - state.window_start >= rules.window:

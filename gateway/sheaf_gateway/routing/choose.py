@@ -42,53 +42,83 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """Where a request goes and what was weighed; `pod` is None where there was nothing to choose."""
+    """Where a request goes and what was weighed; `pod` is None where there was nothing to choose.
+
+    It holds facts and prices only: most decisions are never asked about, so their terms are worked out when they are.
+    """
 
     pod: str | None
     mode: Mode
-    candidates: tuple[Candidate, ...]
+    facts: tuple[PodFacts, ...]
+    price: Coefficients
+    place: int = -1
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every pod with the terms of its expected cost."""
+        return tuple([_candidate(fact, self.price) for fact in self.facts])
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the prompt that the chosen pod should have."""
+        return 0 if self.place < 0 else self.facts[self.place].cached_bytes
 
     def chosen(self) -> Candidate | None:
         """The candidate that won."""
-        return next((c for c in self.candidates if c.pod == self.pod), None)
+        return None if self.place < 0 else _candidate(self.facts[self.place], self.price)
+
+    def told(self) -> dict[str, object]:
+        """What people and programs are told of it."""
+        return {"pod": self.pod, "mode": self.mode, "candidates": self.candidates}
 
 
 def choose(facts: Sequence[PodFacts], price: Coefficients, request_id: str) -> Decision:
     """The pod with the lowest expected cost among those in the best class present."""
-    candidates = tuple([Candidate(f.pod, f.standing, f.cached_bytes, cost(f.work, price)) for f in facts])
-    mode, usable = _usable(candidates)
+    mode, usable = _usable(facts)
     if not usable:
-        return Decision(None, mode, candidates)
-    best = usable[0] if len(usable) == 1 else _cheapest(usable, request_id)
-    return Decision(best.pod, mode, candidates)
+        return Decision(None, mode, tuple(facts), price)
+    totals = [cost(facts[place].work, price).total for place in usable]
+    place = usable[cheapest([facts[place].pod for place in usable], totals, request_id)]
+    return Decision(facts[place].pod, mode, tuple(facts), price, place)
 
 
-def _usable(candidates: Sequence[Candidate]) -> tuple[Mode, list[Candidate]]:
-    healthy = [c for c in candidates if c.standing == "Healthy"]
-    if len(healthy) == len(candidates):
+def cheapest(pods: Sequence[str], totals: Sequence[float], request_id: str) -> int:
+    """The place of the lowest total; of equal ones that of the lowest lot."""
+    lowest = min(totals)
+    place = totals.index(lowest)
+    if totals.count(lowest) == 1:
+        return place
+    ties = [place for place, total in enumerate(totals) if total == lowest]
+    return min(ties, key=lambda place: _lot(request_id, pods[place]))
+
+
+def _lot(request_id: str, pod: str) -> tuple[int, str]:
+    return xxhash.xxh3_64_intdigest(f"{request_id}\0{pod}".encode()), pod
+
+
+def _candidate(fact: PodFacts, price: Coefficients) -> Candidate:
+    return Candidate(fact.pod, fact.standing, fact.cached_bytes, cost(fact.work, price))
+
+
+def _usable(facts: Sequence[PodFacts]) -> tuple[Mode, list[int]]:
+    """The places of the best class present."""
+    healthy = [place for place, fact in enumerate(facts) if fact.standing == "Healthy"]
+    if len(healthy) == len(facts):
         return ("Normal" if healthy else "None"), healthy
-    sick = [c for c in candidates if c.standing == "Open"]
+    sick = [place for place, fact in enumerate(facts) if fact.standing == "Open"]
     if sick and (not healthy or len(sick) > PANIC_SHARE * (len(sick) + len(healthy))):
         return "Panic", healthy + sick
     if healthy:
         return "Normal", healthy
-    draining = [c for c in candidates if c.standing == "Draining"]
+    draining = [place for place, fact in enumerate(facts) if fact.standing == "Draining"]
     return ("Draining" if draining else "None"), draining
-
-
-def _cheapest(usable: Sequence[Candidate], request_id: str) -> Candidate:
-    lowest = min([c.terms.total for c in usable])
-    ties = [c for c in usable if c.terms.total == lowest]
-    if len(ties) == 1:
-        return ties[0]
-    return min(ties, key=lambda c: (xxhash.xxh3_64_intdigest(f"{request_id}\0{c.pod}".encode()), c.pod))
 
 
 def explain(decision: Decision) -> str:
     """Why, in under 200 characters of ASCII for a header."""
     chosen = decision.chosen()
     if chosen is None:
-        return f"no pod of {len(decision.candidates)} can answer"
+        return f"no pod of {len(decision.facts)} can answer"
     t = chosen.terms
-    where = (decision.mode.lower(), len(decision.candidates))
+    where = (decision.mode.lower(), len(decision.facts))
     return (_EXPLAINED % (*where, t.total, t.queue, t.prefill, t.adapter, t.harm, chosen.cached_bytes))[:_MAX_EXPLAINED]

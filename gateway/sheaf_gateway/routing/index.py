@@ -49,12 +49,19 @@ class PrefixIndex:
 
     def match(self, chain: Sequence[int], pods: Sequence[PodKey]) -> dict[PodKey, int]:
         """Number of leading blocks of `chain` that each (pod name, epoch) should hold; pods with none are left out."""
-        found = {}
+        found: dict[PodKey, int] = {}
+        if not chain:
+            return found
+        known, first, whole = self._pods, chain[0], len(chain)
+        guess = whole
         for pod in pods:
-            held = self._pods.get(pod)
-            if held and chain and chain[0] in held:
-                found[pod] = _matched(held, chain)
-        return self._with_announced(chain, pods, found) if self.announced and chain else found
+            held = known.get(pod)
+            if not held or first not in held:
+                continue
+            if chain[guess - 1] not in held or (guess < whole and chain[guess] in held):
+                guess = _matched(held, chain)
+            found[pod] = guess
+        return self._with_announced(chain, pods, found) if self.announced else found
 
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
         """Remember that the pod was sent these blocks; `room` is how many blocks its cache holds (0: unknown)."""
@@ -63,9 +70,10 @@ class PrefixIndex:
             held = self._pods[pod] = OrderedDict()
         before = len(held)
         most = min(room, self._max) if room > 0 else self._max
+        refresh = held.move_to_end
         for block in reversed(chain[:most]):
             held[block] = None
-            held.move_to_end(block)
+            refresh(block)
         _shrink(held, most)
         self._size += len(held) - before
         while self._size > self._max:

@@ -8,11 +8,14 @@ of a block.
 """
 
 import functools
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import xxhash
 
 BLOCK = 256
+RUN = 16
+_RUN_BYTES = RUN * BLOCK
 _START = b"\x1e"
 _FIELD = b"\x1f"
 
@@ -32,9 +35,49 @@ def render(parts: Iterable[bytes]) -> bytes:
 
 def chain(start: int, rendered: bytes, block: int = BLOCK) -> list[int]:
     """Hashes of the whole blocks of `rendered`, each seeded with the one before."""
-    hashes = []
-    digest = xxhash.xxh3_64_intdigest
-    for position in range(0, len(rendered) - block + 1, block):
-        start = digest(rendered[position : position + block], start)
-        hashes.append(start)
+    hashes: list[int] = []
+    _extend(hashes, start, rendered, 0, block)
     return hashes
+
+
+class Chains:
+    """Chains of prompts, of which many begin as others did: a run of `RUN` blocks that was hashed block by block before
+    is found again by one hash of the whole run, seeded with the hash before it. That is as sure as the chain itself.
+
+    At most `most` runs are remembered, the oldest leave first.
+    """
+
+    def __init__(self, most: int = 4_096) -> None:
+        self._most = most
+        self._runs: OrderedDict[int, list[int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def chain(self, start: int, rendered: bytes) -> list[int]:
+        """What `chain` says."""
+        hashes: list[int] = []
+        whole = len(rendered) // _RUN_BYTES * _RUN_BYTES
+        for position in range(0, whole, _RUN_BYTES):
+            piece = rendered[position : position + _RUN_BYTES]
+            key = xxhash.xxh3_64_intdigest(piece, start)
+            run = self._runs.get(key)
+            if run is None:
+                run = self._remember(key, chain(start, piece))
+            hashes += run
+            start = run[-1]
+        _extend(hashes, start, rendered, whole, BLOCK)
+        return hashes
+
+    def _remember(self, key: int, run: list[int]) -> list[int]:
+        self._runs[key] = run
+        if len(self._runs) > self._most:
+            self._runs.popitem(last=False)
+        return run
+
+
+def _extend(hashes: list[int], digest: int, rendered: bytes, begin: int, block: int) -> None:
+    hashed, add = xxhash.xxh3_64_intdigest, hashes.append
+    for position in range(begin, len(rendered) - block + 1, block):
+        digest = hashed(rendered[position : position + block], digest)
+        add(digest)

@@ -5,8 +5,8 @@ decisions, in the gateway, in a test and in the simulator.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -14,11 +14,13 @@ from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.blocks import NOTHING, Depth
 from sheaf_gateway.routing.breaker import Breaker, BreakerRules
-from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, choose
-from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, Coefficients, CostModel, Residency, Work, compute, pairs, tokens
+from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, cheapest, choose
+from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, CostModel, Work, pairs, tokens
 from sheaf_gateway.routing.index import PodKey, PrefixIndex
+from sheaf_gateway.routing.ledger import PodLedger, Prefill, Ticket, enter, leave, prefilled
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
+from sheaf_gateway.routing.weigh import Group, Scale, residency
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,81 +47,32 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNKNOWN = Capacity()
-_MOST_DONE = 0.9
 _SETTLE_S = 0.5
 _MOST_UNSETTLED = 65_536
 
 
-class Prefill(NamedTuple):
-    """Prompt work: tokens to compute, and (token, token it attends to) pairs."""
+class Teller(Protocol):
+    """Who wants to know of this gateway's own attempts (see `gossip.telling`)."""
 
-    tokens: float = 0.0
-    pairs: float = 0.0
+    def sent(self, ticket: Ticket, chain: list[int], *, exact: bool) -> None:
+        """An attempt began with a prompt of this chain."""
 
+    def answered(self, ticket: Ticket) -> None:
+        """Its answer began."""
 
-_NOTHING = Prefill()
+    def finished(self, ticket: Ticket) -> None:
+        """It is over."""
 
-
-class Ticket(msgspec.Struct):
-    """One attempt on one pod, from the moment it was sent. Times are seconds, tokens estimates.
-
-    `ahead` are the tokens that had to be computed before its own, `ahead_pairs` likewise; `held` the tokens that it
-    keeps in the KV cache; `clear` whether nothing but prefill stood before it, so that its time teaches prices.
-    `cached` are the tokens of its prompt that the pod should have; `chain` is what its events will tell of, if they do.
-    """
-
-    pod: str
-    model: str
-    probe: bool
-    sent_at: float
-    tokens: float
-    ahead: float
-    answered: bool = False
-    number: int = 0
-    adapter: str | None = None
-    held: float = 0.0
-    pairs: float = 0.0
-    ahead_pairs: float = 0.0
-    clear: bool = True
-    cached: int = 0
-    chain: list[int] = []
-    epoch: int = 0
-
-
-class PodLedger(msgspec.Struct):
-    """What this gateway has under way on a pod: attempts, and prompt work that was sent but not answered yet.
-
-    `queued` has that work by ticket, in order; `since` is when its first entry came to be the first. `adapters` counts
-    attempts by adapter, `held_tokens` what all of them keep in the KV cache.
-    """
-
-    running: int = 0
-    pending_tokens: float = 0.0
-    pending_pairs: float = 0.0
-    held_tokens: float = 0.0
-    since: float = 0.0
-    breaker: Breaker = circuit.CLOSED
-    queued: dict[int, Prefill] = {}
-    adapters: dict[str, int] = {}
-
-    def ahead(self, now: float, price: Coefficients) -> Prefill:
-        """The work before a request that came now: what is queued, less what the first of it must have done by now."""
-        if not self.queued:
-            return _NOTHING if not self.pending_tokens else Prefill(self.pending_tokens, self.pending_pairs)
-        first = next(iter(self.queued.values()))
-        expected = max(compute(first.tokens, first.pairs, price), 1e-6)
-        done = min(_MOST_DONE, (now - self.since) * 1000.0 / expected)
-        return Prefill(self.pending_tokens - done * first.tokens, self.pending_pairs - done * first.pairs)
-
-    def slots_short(self, adapter: str | None, slots: int) -> int:
-        """Adapters that must leave before `adapter` gets one of so many slots (0: unknown)."""
-        if not slots or adapter is None or adapter in self.adapters:
-            return 0
-        return max(0, len(self.adapters) + 1 - slots)
+    def broke(self, pod: str, *, opened: bool) -> None:
+        """The breaker of a pod opened, or closed."""
 
 
 class Router:
-    """Chooses pods and learns from what became of its choices."""
+    """Chooses pods and learns from what became of its choices.
+
+    The ledgers also have what other gateways tell of their attempts (`join`, `move_on`, `part`); nothing is learnt from
+    those.
+    """
 
     def __init__(self, *, rules: BreakerRules | None = None, max_blocks: int = 262_144) -> None:
         self.rules = rules or BreakerRules()
@@ -128,20 +81,35 @@ class Router:
         self.ledgers: dict[str, PodLedger] = {}
         self.models: dict[str, CostModel] = {}
         self.capacities: dict[str, Capacity] = {}
+        self.teller: Teller | None = None
         self._tickets = 0
         self._unsettled: deque[tuple[float, Ticket]] = deque(maxlen=_MOST_UNSETTLED)
+        self._groups: dict[str, Group] = {}
 
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
-        matched = self.index.match(ask.chain, [(pod.name, pod.epoch) for pod in pods])
+        group, price = self._group(ask.model, pods), self.model(ask.model).coefficients
+        matched, capacity = self.index.match(ask.chain, group.keys), self.capacities.get(ask.model, UNKNOWN)
+        if group.plain and not tried:
+            scale = Scale(ask.prompt_bytes, ask.adapter, ask.digest, price, now, capacity.slots, capacity.kv_tokens)
+            weighed = scale.weigh(group, matched)
+            if weighed is not None:
+                facts, totals = weighed
+                place = 0 if len(totals) == 1 else cheapest([fact.pod for fact in facts], totals, ask.request_id)
+                return Decision(facts[place].pod, "Normal", tuple(facts), price, place)
+        return choose(self.facts(ask, group, matched, now, tried), price, ask.request_id)
+
+    def facts(
+        self, ask: Ask, group: Group, matched: Mapping[PodKey, int], now: float, tried: frozenset[str] = frozenset()
+    ) -> list[PodFacts]:
+        """What the request would meet on each pod, whatever state the pods are in."""
         price, capacity = self.model(ask.model).coefficients, self.capacities.get(ask.model, UNKNOWN)
-        facts = []
-        for pod in pods:
-            ledger = self.ledger(pod.name)
-            cached = min(matched.get((pod.name, pod.epoch), 0) * BLOCK, ask.prompt_bytes)
+        found = []
+        for pod, key, ledger in group.rows:
+            cached = min(matched.get(key, 0) * BLOCK, ask.prompt_bytes)
             work = _work(ask, pod, ledger, cached, capacity, ledger.ahead(now, price))
-            facts.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
-        return choose(facts, price, ask.request_id)
+            found.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
+        return found
 
     def sent(self, ask: Ask, decision: Decision, pod: Pod, now: float) -> Ticket:
         """Account for an attempt that starts now on the chosen pod."""
@@ -171,17 +139,19 @@ class Router:
             chain=ask.chain if ask.exact and key in self.index.announced else [],
             epoch=pod.epoch,
         )
-        _enter(ledger, ticket, now)
-        self.index.record(ask.chain, key, int(capacity.kv_tokens * BYTES_PER_TOKEN) // BLOCK)
+        enter(ledger, ticket, now)
+        self.index.record(ask.chain, key, self._room(ask.model))
+        if self.teller is not None:
+            self.teller.sent(ticket, ask.chain, exact=ask.exact)
         return ticket
 
     def answered(self, ticket: Ticket, now: float, *, streamed: bool) -> None:
         """The pod began to answer well; a streamed answer's beginning is its first token."""
         ledger = self.ledger(ticket.pod)
-        self._prefilled(ledger, ticket, now)
-        if ticket.chain:
-            self._unsettled.append((now + _SETTLE_S, ticket))
-        ledger.breaker = circuit.succeeded(ledger.breaker, now, self.rules, probe=ticket.probe)
+        self.move_on(ticket, now)
+        if self.teller is not None:
+            self.teller.answered(ticket)
+        self._turn(ledger, ticket.pod, circuit.succeeded(ledger.breaker, now, self.rules, probe=ticket.probe))
         if streamed and ticket.clear:
             work, seen = ticket.tokens + ticket.ahead, (now - ticket.sent_at) * 1000.0
             self.model(ticket.model).observe_ttft(work, seen, ticket.pairs + ticket.ahead_pairs)
@@ -189,7 +159,8 @@ class Router:
     def failed(self, ticket: Ticket, now: float) -> None:
         """The pod failed this attempt."""
         ledger = self.ledger(ticket.pod)
-        ledger.breaker = circuit.failed(ledger.breaker, now, self.rules, probe=ticket.probe, pod=ticket.pod)
+        found = circuit.failed(ledger.breaker, now, self.rules, probe=ticket.probe, pod=ticket.pod)
+        self._turn(ledger, ticket.pod, found)
 
     def abandoned(self, ticket: Ticket, now: float) -> None:
         """The attempt was given up for no fault of the pod."""
@@ -198,17 +169,48 @@ class Router:
 
     def finished(self, ticket: Ticket) -> None:
         """The attempt is over, however it went; call once."""
+        self._end(ticket)
+        if self.teller is not None:
+            self.teller.finished(ticket)
+
+    # What other gateways tell.
+
+    def join(self, ticket: Ticket, chain: list[int], now: float, *, exact: bool) -> None:
+        """Another gateway sent this attempt to its pod, with a prompt of this chain."""
+        ledger, key = self.ledger(ticket.pod), (ticket.pod, ticket.epoch)
+        self._tickets += 1
+        ticket.number = self._tickets
+        ticket.chain = chain if exact and key in self.index.announced else []
+        enter(ledger, ticket, now)
+        ledger.told += 1
+        self.index.record(chain, key, self._room(ticket.model))
+
+    def move_on(self, ticket: Ticket, now: float) -> None:
+        """The answer of an attempt began: its prompt is computed."""
+        self._settle(now)
+        prefilled(self.ledger(ticket.pod), ticket, now)
+        if ticket.chain:
+            self._unsettled.append((now + _SETTLE_S, ticket))
+
+    def part(self, ticket: Ticket) -> None:
+        """An attempt that joined is over; call once."""
+        self._end(ticket)
         ledger = self.ledger(ticket.pod)
-        if ticket.chain and not ticket.answered:
-            self.index.settle(ticket.chain, (ticket.pod, ticket.epoch), computed=False)
-        self._prefilled(ledger, ticket, ledger.since)
-        _leave(ledger, ticket)
+        ledger.told = max(0, ledger.told - 1)
+
+    def warned(self, pod: str, now: float, *, opened: bool) -> None:
+        """Another gateway's breaker of this pod opened, or closed: its word speeds ours up and never decides alone."""
+        ledger = self.ledger(pod)
+        ledger.breaker = (
+            circuit.suspected(ledger.breaker, self.rules) if opened else circuit.cleared(ledger.breaker, now)
+        )
 
     def keep(self, pods: Sequence[Pod]) -> None:
         """Forget pods, epochs and pools that are gone."""
         self.index.keep((pod.name, pod.epoch) for pod in pods)
         names = {pod.name for pod in pods}
         self.ledgers = {name: ledger for name, ledger in self.ledgers.items() if name in names or ledger.running}
+        self._groups.clear()
         pools = {pod.model for pod in pods}
         self.models = {name: model for name, model in self.models.items() if name in pools}
 
@@ -226,29 +228,44 @@ class Router:
             found = self.models[name] = CostModel()
         return found
 
+    def _group(self, model: str, pods: Sequence[Pod]) -> Group:
+        """What is the same for every request while the pods are the same tuple."""
+        found = self._groups.get(model)
+        if found is None or found.pods is not pods:
+            found = Group(pods, self.ledger)
+            if isinstance(pods, tuple):
+                self._groups[model] = found
+        return found
+
     def _cached(self, ask: Ask, decision: Decision, pod: PodKey) -> Depth:
         """What the pod should have of the prompt: to the KV block where its engine says so, else by hash blocks."""
-        chosen = decision.chosen()
-        predicted = chosen.cached_bytes if chosen else 0
+        predicted = decision.cached_bytes
         said = self.index.depth(ask.chain, ask.prompt, pod) if ask.exact else NOTHING
         if said.tokens and said.end + BLOCK > predicted:
             return said
         return Depth(int(tokens(predicted)), predicted)
+
+    def _room(self, model: str) -> int:
+        """Blocks of `BLOCK` bytes that the KV cache of a pod has room for; 0: unknown."""
+        return int(self.capacities.get(model, UNKNOWN).kv_tokens * BYTES_PER_TOKEN) // BLOCK
+
+    def _turn(self, ledger: PodLedger, pod: str, breaker: Breaker) -> None:
+        before, ledger.breaker = ledger.breaker.phase, breaker
+        if self.teller is not None and breaker.phase != before:
+            self.teller.broke(pod, opened=breaker.phase == "Open")
+
+    def _end(self, ticket: Ticket) -> None:
+        ledger = self.ledger(ticket.pod)
+        if ticket.chain and not ticket.answered:
+            self.index.settle(ticket.chain, (ticket.pod, ticket.epoch), computed=False)
+        prefilled(ledger, ticket, ledger.since)
+        leave(ledger, ticket)
 
     def _settle(self, now: float) -> None:
         unsettled = self._unsettled
         while unsettled and unsettled[0][0] <= now:
             ticket = unsettled.popleft()[1]
             self.index.settle(ticket.chain, (ticket.pod, ticket.epoch), computed=True)
-
-    def _prefilled(self, ledger: PodLedger, ticket: Ticket, now: float) -> None:
-        if not ticket.answered:
-            ticket.answered = True
-            if next(iter(ledger.queued), None) == ticket.number:
-                ledger.since = now
-            ledger.queued.pop(ticket.number, None)
-            ledger.pending_tokens = max(0.0, ledger.pending_tokens - ticket.tokens)
-            ledger.pending_pairs = max(0.0, ledger.pending_pairs - ticket.pairs)
 
 
 def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity, ahead: Prefill) -> Work:
@@ -260,7 +277,7 @@ def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity
         ledger.running + pod.foreign_running,
         pod.foreign_waiting,
         pod.kv_usage,
-        _residency(ask, pod),
+        residency(pod, ask.adapter, ask.digest),
         own.pairs,
         ahead.pairs,
         len(ledger.queued),
@@ -274,28 +291,6 @@ def _own(ask: Ask, cached_bytes: int) -> Prefill:
     return Prefill(uncached, pairs(uncached, tokens(cached_bytes)))
 
 
-def _enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
-    if not ledger.queued:
-        ledger.since = now
-    ledger.running += 1
-    ledger.queued[ticket.number] = Prefill(ticket.tokens, ticket.pairs)
-    ledger.pending_tokens += ticket.tokens
-    ledger.pending_pairs += ticket.pairs
-    ledger.held_tokens += ticket.held
-    if ticket.adapter is not None:
-        ledger.adapters[ticket.adapter] = ledger.adapters.get(ticket.adapter, 0) + 1
-
-
-def _leave(ledger: PodLedger, ticket: Ticket) -> None:
-    ledger.running = max(0, ledger.running - 1)
-    ledger.held_tokens = max(0.0, ledger.held_tokens - ticket.held)
-    left = ledger.adapters.get(ticket.adapter or "", 0) - 1
-    if left > 0:
-        ledger.adapters[ticket.adapter or ""] = left
-    else:
-        ledger.adapters.pop(ticket.adapter or "", None)
-
-
 def _standing(pod: Pod, ledger: PodLedger, now: float, tried: frozenset[str]) -> Standing:
     if pod.name in tried:
         return "Tried"
@@ -304,9 +299,3 @@ def _standing(pod: Pod, ledger: PodLedger, now: float, tried: frozenset[str]) ->
     if pod.draining:
         return "Draining"
     return "Healthy" if circuit.allows(ledger.breaker, now) else "Open"
-
-
-def _residency(ask: Ask, pod: Pod) -> Residency:
-    if pod.holds(ask.adapter, ask.digest):
-        return "Resident"
-    return "Loading" if ask.adapter in pod.loading else "Absent"

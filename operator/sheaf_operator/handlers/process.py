@@ -10,16 +10,20 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from sheaf_operator.cluster.gateways import Gateways
 from sheaf_operator.cluster.kubernetes.access import Configuration, load_access, own_namespace
 from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.cluster import KubernetesCluster
+from sheaf_operator.cluster.kubernetes.gateway_calls import GatewayCalls
 from sheaf_operator.cluster.kubernetes.lease_keeper import LeaseKeeper
 from sheaf_operator.cluster.kubernetes.watch import take_signals
 from sheaf_operator.config import ConfigError, OperatorConfig, own_identity
+from sheaf_operator.handlers.autoscaling import Autoscaling, ScalingCollector
 from sheaf_operator.handlers.metrics import Metrics
 from sheaf_operator.handlers.reconcile import Reconciler
 from sheaf_operator.handlers.surface import application, serving
+from sheaf_operator.planning.autoscaling.speeds import speed_of
 
 _log = structlog.get_logger("sheaf.operator")
 
@@ -55,14 +59,17 @@ class Operator:
             api = ApiServer(access, namespace, self.registry)
             stack.push_async_callback(api.close)
             calls = await stack.enter_async_context(AgentCalls(self.config.agent_token_file))
+            asking = await stack.enter_async_context(GatewayCalls(api, self.config.agent_token_file))
             cluster, keeper, reconciler = self._parts(access, api, calls)
+            autoscaling = self._autoscaling(cluster, reconciler, asking)
+            ScalingCollector(autoscaling.standings, self.registry)
             stack.push_async_callback(cluster.agents.close)
             host, port = self.config.address
             bound = await stack.enter_async_context(
                 serving(application(self.registry, cluster.complete.is_set), host, port)
             )
             _log.info("starts", namespace=namespace, identity=self.identity, server=access.host, port=bound)
-            await self._operate(cluster, keeper, reconciler)
+            await self._operate(cluster, keeper, reconciler, autoscaling)
         _log.info("ended")
 
     def _namespace(self) -> str:
@@ -98,12 +105,30 @@ class Operator:
         keeper.moved = reconciler.stir
         return cluster, keeper, reconciler
 
-    async def _operate(self, cluster: KubernetesCluster, keeper: LeaseKeeper, reconciler: Reconciler) -> None:
+    def _autoscaling(self, cluster: KubernetesCluster, reconciler: Reconciler, asking: GatewayCalls) -> Autoscaling:
+        speeds = {kind: settings.speed for kind, settings in self.config.speeds.items()}
+        return Autoscaling(
+            cluster.index,
+            Gateways(asking.find, asking.fetch, time.time),
+            lambda model: speed_of(model, speeds),
+            time.time,
+            asyncio.get_running_loop().time,
+            reconciler.may_act,
+            cluster.view.mark,
+        )
+
+    async def _operate(
+        self, cluster: KubernetesCluster, keeper: LeaseKeeper, reconciler: Reconciler, autoscaling: Autoscaling
+    ) -> None:
         """Observe, compete and reconcile; at the end what is being done is finished before the Lease goes."""
         async with _running(cluster.run(), "observe") as observing, _running(keeper.run(), "lease") as competing:
-            async with _running(reconciler.run(), "reconcile") as working:
+            async with (
+                _running(reconciler.run(), "reconcile") as working,
+                _running(autoscaling.run(), "autoscaling") as scaling,
+            ):
                 stopping = asyncio.create_task(self._stop.wait())
-                await asyncio.wait({stopping, observing, competing, working}, return_when=asyncio.FIRST_COMPLETED)
+                parts = {stopping, observing, competing, working, scaling}
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
                 _log.info("ends")
             competing.cancel()

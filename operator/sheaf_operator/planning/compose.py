@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import Adapter, AutoscalingPolicy, Model
-from sheaf_crds.model import SpotZone
+from sheaf_crds.model import ModelAutoscaling, SpotZone
 
 from sheaf_operator.planning.actions import Action, CreatePod, Plan, PodTemplate, SetCatalog
 from sheaf_operator.planning.catalogs import Catalogs
@@ -20,8 +20,8 @@ from sheaf_operator.planning.market.fleet import again_times, capacity, remember
 from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
-from sheaf_operator.planning.report import policy_status, report, slo_status
-from sheaf_operator.planning.scaling import Desired, desired_replicas
+from sheaf_operator.planning.report import policy_status, report, scaling_events, slo_status
+from sheaf_operator.planning.scaling import Desired, Scaling, desired_replicas
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
@@ -42,6 +42,7 @@ class _Family:
     wanted: Wanted
     finding: Finding | None
     refusal: str
+    record: ModelAutoscaling | None
 
     @property
     def blocked(self) -> bool:
@@ -76,7 +77,7 @@ def plan_key(index: FleetIndex, key: Key, now: float) -> Plan:
     users = index.users_of(key.kind, key.name)
     if key.kind == "SLO":
         slo = index.slo(key.name)
-        return Plan(tuple(slo_status(slo, users, now)) if slo else ())
+        return Plan(tuple(slo_status(slo, users, now, index.windows(key.name))) if slo else ())
     policy = index.policy(key.name)
     return Plan(tuple(policy_status(policy, users, now)) if policy else ())
 
@@ -116,11 +117,20 @@ def _family(
 ) -> _Family:
     spec, digest = model.spec, index.settings_digest
     policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
-    desired = desired_replicas(model, policy)
+    desired = desired_replicas(model, policy, index.scaling(model.name))
     templates = pod_template(model, digest), pod_template(model, digest, spot=True)
     market = _market(index, model, templates, desired, pods, now)
     wanted = wanted_pods(*templates, desired.replicas, pods, now, market)
-    return _Family(model, adapters, pods, desired, wanted, _finding(index, model, policy), index.refusal(model.name))
+    return _Family(
+        model,
+        adapters,
+        pods,
+        desired,
+        wanted,
+        _finding(index, model, policy),
+        index.refusal(model.name),
+        _record(model, policy, index.scaling(model.name)),
+    )
 
 
 def _market(
@@ -149,6 +159,13 @@ def _market_times(index: FleetIndex, family: _Family, now: float) -> list[float]
     return again_times(family.pods, family.wanted.spot.hash, _terms(index, family.model), now)
 
 
+def _record(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None) -> ModelAutoscaling | None:
+    """What the status says of autoscaling; what it remembers stays until autoscaling has looked."""
+    if policy is None:
+        return None
+    return scaling.record if scaling else model.status.autoscaling
+
+
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
     slo = model.spec.slo_ref is not None and index.slo(model.spec.slo_ref.name) is not None
     found = judge_model(model, index.adapter(model.name), policy, slo=slo)
@@ -170,11 +187,23 @@ def _plan_model(family: _Family, now: float, taken: Sequence[str]) -> list[Actio
         actions = [action for action in actions if not isinstance(action, CreatePod)]
     else:
         actions += _catalog_changes(pods, pinned.by_pod, catalogs, len(adapters))
-    facts = ModelFacts(model, family.desired, family.wanted, pods, len(adapters), family.finding, family.refusal)
-    status, verdicts = model_status(facts, now)
+    status, verdicts = model_status(_facts(family), now)
     status = status.model_copy(update={"spot_zones": _memory(family, now)})
-    actions += report(model, status, *verdicts)
+    actions += report(model, status, *verdicts) + scaling_events(model, family.record)
     return actions + _adapter_reports(family, pinned, now)
+
+
+def _facts(family: _Family) -> ModelFacts:
+    return ModelFacts(
+        family.model,
+        family.desired,
+        family.wanted,
+        family.pods,
+        len(family.adapters),
+        family.finding,
+        family.refusal,
+        family.record,
+    )
 
 
 def _memory(family: _Family, now: float) -> tuple[SpotZone, ...]:

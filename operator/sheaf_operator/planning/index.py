@@ -12,10 +12,12 @@ from typing import Literal, TypeVar
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 from sheaf_crds.agent_api import EngineLoad
+from sheaf_crds.slo import SLOWindow
 
 from sheaf_operator.planning.groups import Groups
 from sheaf_operator.planning.market.settings import MarketSettings
 from sheaf_operator.planning.refs import Finding
+from sheaf_operator.planning.scaling import Scaling
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 
 KeyKind = Literal["Model", "SLO", "AutoscalingPolicy"]
@@ -57,6 +59,8 @@ class FleetIndex:
         self._policies: dict[str, AutoscalingPolicy] = {}
         self._pods: dict[str, PodFacts] = {}
         self._refusals: dict[str, str] = {}
+        self._scalings: dict[str, Scaling] = {}
+        self._windows: dict[str, tuple[SLOWindow, ...]] = {}
         self._adapters_of, self._pods_of = Groups(), Groups()
         self._models_with: dict[KeyKind, Groups] = {"SLO": Groups(), "AutoscalingPolicy": Groups()}
 
@@ -160,6 +164,44 @@ class FleetIndex:
         """The pods made for a Model of that name, by name."""
         return [self._pods[name] for name in self._pods_of.of(model)]
 
+    def scaled_models(self) -> list[tuple[Model, AutoscalingPolicy]]:
+        """Every Model whose AutoscalingPolicy exists, with it, by name of the policy and of the Model."""
+        users = self._models_with["AutoscalingPolicy"]
+        return [(self._models[name], self._policies[ref]) for ref in sorted(self._policies) for name in users.of(ref)]
+
+    def models_under(self, slo: str) -> Iterable[str]:
+        """Names of the Models that refer to the SLO of that name."""
+        return self._models_with["SLO"].of(slo)
+
+    def slos(self) -> list[SLO]:
+        """Every SLO, by name."""
+        return list(_by_name(self._slos))
+
+    def scaling(self, model: str) -> Scaling | None:
+        """What autoscaling says of the Model of that name now; None: it has not looked, or does not count."""
+        return self._scalings.get(model)
+
+    def note_scaling(self, model: str, scaling: Scaling | None) -> frozenset[Key]:
+        """Take what autoscaling says of a Model (None: nothing any more); returns the keys to plan."""
+        if self._scalings.get(model) == scaling:
+            return frozenset()
+        if scaling is None:
+            del self._scalings[model]
+        else:
+            self._scalings[model] = scaling
+        return frozenset({Key("Model", model)})
+
+    def windows(self, slo: str) -> tuple[SLOWindow, ...] | None:
+        """How the SLO of that name was kept, as measured lately; None: nobody measured."""
+        return self._windows.get(slo)
+
+    def note_windows(self, slo: str, windows: tuple[SLOWindow, ...]) -> frozenset[Key]:
+        """Take how an SLO was kept; returns the keys to plan."""
+        if self._windows.get(slo) == windows:
+            return frozenset()
+        self._windows[slo] = windows
+        return frozenset({Key("SLO", slo)})
+
     def users_of(self, kind: Literal["SLO", "AutoscalingPolicy"], name: str) -> int:
         """How many Models refer to the SLO or AutoscalingPolicy of that name."""
         return self._models_with[kind].size(name)
@@ -172,6 +214,7 @@ class FleetIndex:
     def _drop_model(self, name: str) -> frozenset[Key]:
         old = self._models.pop(name, None)
         self._refusals.pop(name, None)
+        self._scalings.pop(name, None)
         return self._model_changed(name, old, None) if old else frozenset()
 
     def _model_changed(self, name: str, old: Model | None, new: Model | None) -> frozenset[Key]:
@@ -219,6 +262,8 @@ class FleetIndex:
     def _drop_usable(
         self, kind: Literal["SLO", "AutoscalingPolicy"], shelf: dict[str, SLO] | dict[str, AutoscalingPolicy], name: str
     ) -> frozenset[Key]:
+        if kind == "SLO":
+            self._windows.pop(name, None)
         return self._users(kind, name) | {Key(kind, name)} if shelf.pop(name, None) else frozenset()
 
     def _users(self, kind: KeyKind, name: str) -> frozenset[Key]:

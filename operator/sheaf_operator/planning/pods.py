@@ -1,10 +1,11 @@
 """Which pods of a Model to start and which to let go.
 
 Rules: never fewer serving pods than there are now or than wanted, whichever is less; at most `surge` pods above the
-wanted number while a change rolls out; those that do not serve go first, then those that hold the fewest adapters, then
-the youngest. A pod that serves is drained before it is deleted. A pod that has to go for another reason (a spot notice)
-is no longer counted, so its replacement is started in the same pass; nor is one that is Terminating, however long its
-node takes. On-demand and spot pods have templates of their own, so a change of the split rolls like any other change.
+wanted number while a change rolls out; those that do not serve go first, then those whose loss costs least (streams,
+caches, adapters), then the youngest. A pod that serves is drained before it is deleted. A pod that has to go for
+another reason (a spot notice) is no longer counted, so its replacement is started in the same pass; nor is one that is
+Terminating, however long its node takes. On-demand and spot pods have templates of their own, so a change of the split
+rolls like any other change.
 """
 
 import math
@@ -16,6 +17,7 @@ from sheaf_crds import ModelSpec
 from sheaf_operator.planning.actions import Action, CreatePod, DeletePod, PodTemplate
 from sheaf_operator.planning.failures import Failures, failures
 from sheaf_operator.planning.leaving import clear, drain_times, retire, see_off
+from sheaf_operator.planning.loss import loss
 from sheaf_operator.planning.market import Decision
 from sheaf_operator.planning.snapshot import PodFacts
 from sheaf_operator.planning.spot import Split, patience_ends, split, waiting_in_vain
@@ -166,11 +168,7 @@ def _serving(pods: Iterable[PodFacts]) -> int:
 
 def _expendable(pods: Iterable[PodFacts]) -> list[PodFacts]:
     """The pods in the order in which their loss is felt least."""
-    return sorted(pods, key=lambda pod: (pod.serving, _adapters(pod), -pod.created_at, pod.name))
-
-
-def _adapters(pod: PodFacts) -> int:
-    return sum(state.state == "Resident" for state in pod.agent.adapters) if pod.agent else 0
+    return sorted(pods, key=lambda pod: (pod.serving, loss(pod), -pod.created_at, pod.name))
 
 
 def _creations(wanted: Wanted, pods: Sequence[PodFacts], removed: int, taken: Iterable[str]) -> list[Action]:

@@ -3,6 +3,8 @@
 from typing import Literal
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, AutoscalingPolicyStatus, Model, SLOStatus
+from sheaf_crds.model import ModelAutoscaling
+from sheaf_crds.slo import SLOWindow
 
 from sheaf_operator.planning.actions import Action, AnyStatus, EmitEvent, UpdateStatus
 from sheaf_operator.planning.conditions import Verdict, conditions, transition
@@ -30,11 +32,24 @@ def _event(item: Model | Adapter | SLO | AutoscalingPolicy, verdict: Verdict) ->
     return EmitEvent(item.kind, item.name, item.metadata.uid, tone, verdict.reason, verdict.message)
 
 
-def slo_status(slo: SLO, models: int, now: float) -> list[Action]:
-    """What is said of an SLO: how many Models refer to it."""
+def scaling_events(model: Model, record: ModelAutoscaling | None) -> list[Action]:
+    """The event of a change of the number that the status does not tell yet."""
+    last = record.decisions[0] if record is not None and record.decisions else None
+    told = model.status.autoscaling
+    if last is None or (told is not None and told.decisions[:1] == (last,)):
+        return []
+    word = "ScaledUp" if last.after > last.before else "ScaledDown"
+    message = f"{last.before} to {last.after} replicas: {last.reason}: {last.message}"
+    return [EmitEvent("Model", model.name, model.metadata.uid, "Normal", word, message)]
+
+
+def slo_status(slo: SLO, models: int, now: float, windows: tuple[SLOWindow, ...] | None = None) -> list[Action]:
+    """What is said of an SLO: how many Models refer to it, and how it was kept (None: as was said before)."""
     verdict, generation = _usage(models), slo.metadata.generation
     stated = conditions(slo.status, (verdict,), generation, now)
-    return report(slo, SLOStatus(observed_generation=generation, conditions=stated, models=models), verdict)
+    kept = slo.status.windows if windows is None else windows
+    status = SLOStatus(observed_generation=generation, conditions=stated, models=models, windows=kept)
+    return report(slo, status, verdict)
 
 
 def policy_status(policy: AutoscalingPolicy, models: int, now: float) -> list[Action]:

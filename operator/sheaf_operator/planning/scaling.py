@@ -1,8 +1,14 @@
-"""How many replicas of a Model there should be: what is declared, within the bounds of Model and AutoscalingPolicy."""
+"""How many replicas of a Model there should be: what its policy decided, else what is declared, always within bounds.
+
+Without an AutoscalingPolicy spec.replicas counts, so `kubectl scale` and a HorizontalPodAutoscaler move it. With one,
+the number is the policy's: the one decided last, which the Model's status keeps over a restart of the operator, and
+spec.replicas is only where it began.
+"""
 
 from dataclasses import dataclass
 
 from sheaf_crds import AutoscalingPolicy, Model
+from sheaf_crds.model import ModelAutoscaling
 
 UNBOUNDED = 1_000_000
 
@@ -15,8 +21,39 @@ class Desired:
     note: str = ""
 
 
-def desired_replicas(model: Model, policy: AutoscalingPolicy | None) -> Desired:
-    """spec.replicas within the bounds of the Model and of its AutoscalingPolicy; the Model's ceiling is the hardest."""
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What autoscaling says of a Model now, and what its status shall say of it."""
+
+    replicas: int
+    record: ModelAutoscaling
+
+
+def desired_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None = None) -> Desired:
+    """The number that counts: the policy's where it has decided, else spec.replicas within the bounds of both.
+
+    A number that the status remembers is brought within the policy's bounds only when autoscaling has looked: windows
+    may allow more, and a Model may sleep below them.
+    """
+    if policy is not None and (decided := _decided(model, scaling)) is not None:
+        return Desired(decided, _owned(model, policy, decided))
+    return _declared(model, policy)
+
+
+def _decided(model: Model, scaling: Scaling | None) -> int | None:
+    if scaling is not None:
+        return scaling.replicas
+    return model.status.autoscaling.desired_replicas if model.status.autoscaling else None
+
+
+def _owned(model: Model, policy: AutoscalingPolicy, decided: int) -> str:
+    declared = model.spec.replicas
+    if decided == declared:
+        return ""
+    return f"AutoscalingPolicy {policy.name} decides the number, replicas {declared} of the spec does not count"
+
+
+def _declared(model: Model, policy: AutoscalingPolicy | None) -> Desired:
     spec = model.spec
     low, high = _bounds(model, policy)
     if spec.replicas > high:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sheaf_crds import Model, ModelStatus
 from sheaf_crds.base import format_duration
+from sheaf_crds.model import ModelAutoscaling
 
 from sheaf_operator.planning.conditions import Verdict, conditions
 from sheaf_operator.planning.pods import Wanted
@@ -27,6 +28,7 @@ class ModelFacts:
     adapters: int
     finding: Finding | None = None
     refusal: str = ""
+    autoscaling: ModelAutoscaling | None = None
 
     @property
     def serving(self) -> int:
@@ -61,6 +63,7 @@ def model_status(facts: ModelFacts, now: float) -> tuple[ModelStatus, tuple[Verd
         ready_replicas=facts.serving,
         selector=f"{MODEL_LABEL}={model.name}",
         adapters=facts.adapters,
+        autoscaling=facts.autoscaling,
     )
     return status, verdicts
 

@@ -1,4 +1,4 @@
-"""`sheaf explain`: why a request went where it went, every candidate's cost term by term."""
+"""`sheaf explain REQUEST`: why a request went where it went, every candidate's cost term by term."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -11,19 +11,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from sheaf.cli.client import fetch
+from sheaf.cli.errors import CliError
+from sheaf.cli.explain_model import explain_model
 
 TERMS = ("queue", "prefill", "adapter", "harm", "total")
 
 
 def explain(
-    request_id: Annotated[str, typer.Argument(help="What the answer's x-request-id header said.")],
+    request_id: Annotated[str, typer.Argument(help="What the answer's x-request-id header said; or the word model.")],
+    name: Annotated[str | None, typer.Argument(help="After the word model: the Model's name.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="table or json.")] = "table",
     url: Annotated[
         str | None, typer.Option(help="Where Sheaf answers [default: $SHEAF_URL or port 8000 here].")
     ] = None,
     key: Annotated[str | None, typer.Option(help="API key with the scope admin [default: $SHEAF_API_KEY].")] = None,
 ) -> None:
-    """Say why a request went to its pod."""
+    """Say why a request went to its pod, or (model NAME) why a Model has so many replicas."""
+    if name is not None:
+        if request_id != "model":
+            raise CliError(f"explain {request_id} takes no second name; write `sheaf explain model {name}`")
+        explain_model(name, output, url, key)
+        return
     record = fetch(f"/sheaf/v1/decisions/{quote(request_id, safe='')}", url, key)
     if output == "json":
         print(orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())

@@ -1,6 +1,7 @@
 """The cluster of local processes: the operator's protocol over pods on this machine."""
 
 import asyncio
+from collections.abc import Collection
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, Model
 from sheaf_operator.cluster.patience import happens
@@ -96,6 +97,12 @@ class LocalCluster:
             self._remove(pod)
         if self._leaving:
             await asyncio.wait(self._leaving)
+
+    def mark(self, keys: Collection[Key]) -> None:
+        """These keys may have another plan now."""
+        if keys:
+            self._noticed |= set(keys)
+            self.poke()
 
     def _look(self) -> None:
         """Bring the index up to what is so now; `changed` tells what that touches."""

@@ -22,6 +22,7 @@ from sheaf.local.pod import Site
 from sheaf.local.ports import PortLease
 from sheaf.local.programs import Programs
 from sheaf.local.resources import Machine
+from sheaf.local.scaling import autoscaling
 from sheaf.local.store import Store
 from sheaf.local.watch import ManifestWatch
 
@@ -83,7 +84,8 @@ class LocalSheaf:
         watch = ManifestWatch(self.options.paths)
         self.load()
         self.cluster.publish()
-        works = (self._operate(), self._follow_files(watch), self.gateway.run(), self._announce())
+        scaling = autoscaling(self.cluster, self.layout, self.options.url)
+        works = (self._operate(), scaling.run(), self._follow_files(watch), self.gateway.run(), self._announce())
         tasks = [asyncio.create_task(work) for work in works]
         try:
             await self._until_stopped(tasks)
@@ -141,7 +143,7 @@ class LocalSheaf:
         pods = list(self.cluster.pods.values())
         serving = {pod.template.model for pod in pods if pod.ready}
         failing = {pod.template.model for pod in pods if pod.facts().reason} | set(self._clashing())
-        wanted = {model.name for model in self.store.of(Model) if model.spec.replicas}
+        wanted = {model.name for model in self.store.of(Model) if _replicas(model)}
         return wanted <= serving | failing and (not wanted or bool(serving))
 
     def _clashing(self) -> Iterator[str]:
@@ -158,3 +160,9 @@ class LocalSheaf:
                 known = answer.status_code != 200 or {p["name"] for p in answer.json()["items"] if p["ready"]}
                 return known is True or known >= {pod.name for pod in self.cluster.pods.values() if pod.ready}
         return False
+
+
+def _replicas(model: Model) -> int:
+    """How many there shall be: as its AutoscalingPolicy decided, else as declared."""
+    decided = model.status.autoscaling
+    return model.spec.replicas if decided is None else decided.desired_replicas

@@ -64,7 +64,7 @@ class Member:
         """As the operator sees it."""
         ready = self.engine is not None
         agent = self.agent
-        if agent is not None and agent.draining and self.engine is not None:
+        if agent is not None and self.engine is not None:
             agent = agent.model_copy(update={"load": EngineLoad(running=len(self.engine.flights))})
         return PodFacts(
             self.name,
@@ -145,6 +145,17 @@ class Fleet:
     def wanted(self, model: str) -> int:
         """Pods of a Model that are there or coming."""
         return len(self._of.get(model, ()))
+
+    def refresh(self) -> None:
+        """Show the operator how busy pods are."""
+        for member in self.members.values():
+            self._dirty |= self.index.upsert(member.facts())
+
+    def plan_again(self, keys: Iterable[Key]) -> None:
+        """Something else than pods says that these may have another plan."""
+        self._dirty |= set(keys)
+        if self._dirty:
+            self._soon()
 
     def idle(self, pod: str) -> None:
         """A pod has nothing left to do: if it drains, it may go."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 from sheaf_engine.timing import Adapter as EngineAdapter
 from sheaf_engine.timing import TimingProfile
+from sheaf_operator.planning import FleetIndex
 
 from sheaf.simulator.calls import GATEWAY_TOKENS, Call, block_hashes
 from sheaf.simulator.clock import Clock
-from sheaf.simulator.doors import Door
-from sheaf.simulator.fleet import Bill, Fleet, replicas
+from sheaf.simulator.doors import MAX_INFLIGHT, Door
+from sheaf.simulator.fleet import EPOCH, Bill, Fleet, replicas
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.market import Market
 from sheaf.simulator.outcome import Outcome
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.policies.base import Policy
 from sheaf.simulator.profiles import profile_of
+from sheaf.simulator.scaling import PERIOD_S, Autoscaler, Watch, sheaf_scaler
 
 COLD_START_S = 120.0
 SAMPLES = 240
@@ -61,12 +63,17 @@ class Setting:
         cold_start_s: from a pod's creation until it serves.
         profile: timing of every pod; None chooses by accelerator.
         warm: whether the fleet is up before the first request comes.
+        scaler: makes who decides on numbers of replicas, from the fleet's index, the profiles by Model and the cold
+            start; None: the operator's own.
+        scale_every_s: how often it looks.
     """
 
     market: Market = field(default_factory=Market)
     cold_start_s: float = COLD_START_S
     profile: TimingProfile | None = None
     warm: bool = True
+    scaler: Callable[[FleetIndex, Mapping[str, TimingProfile], float], Autoscaler] | None = None
+    scale_every_s: float = PERIOD_S
 
 
 class World:
@@ -103,6 +110,12 @@ class World:
         self.fleet = Fleet(
             objects, setting.market, self.clock, setting.cold_start_s, self._start, self._changed, self._lost
         )
+        self._watch = Watch(models.values(), slos, self._door.admission)
+        make = setting.scaler or sheaf_scaler
+        self._scaler = make(self.fleet.index, self._profiles, setting.cold_start_s)
+        self._scale_every_s = setting.scale_every_s
+        if policies:
+            self.clock.at(self._warm_s, self._scale)
 
     def run(self, calls: Sequence[Call]) -> Result:
         """All calls, to the last token."""
@@ -121,6 +134,15 @@ class World:
         self.result.seconds = self.clock.now - start
         self.result.events = self.clock.happened
         return self.result
+
+    def _scale(self, _: object) -> None:
+        """Look at demand as the operator does, and again a while later."""
+        now = self.clock.now
+        self.fleet.refresh()
+        ready = {name: len(pods) for name, pods in self._routable.items()}
+        report = self._watch.report(ready, MAX_INFLIGHT, now, EPOCH)
+        self.fleet.plan_again(self._scaler.observe({"gateway": report}, EPOCH + now))
+        self.clock.at(now + self._scale_every_s, self._scale)
 
     def _sample_every(self, period: float, end: float) -> None:
         count = int((end - self.clock.now) / period)
@@ -174,6 +196,7 @@ class World:
         until = self._door.knock(flight, ready, self.fleet.wanted(call.model), now)
         if until is None:
             self.result.outcome.refused += 1
+            self._watch.refused(flight, now)
             return
         self._flying += 1
         if until > now:
@@ -207,6 +230,7 @@ class World:
             self._door.expire(flight, self.clock.now)
         self._flying -= 1
         self.result.outcome.refused += 1
+        self._watch.refused(flight, self.clock.now)
 
     def _cached(self, flight: Flight, tokens: int) -> None:
         if not flight.first_at:
@@ -224,6 +248,7 @@ class World:
         self.policy.finished(flight, now)
         self._door.leave(flight, self._admitted.pop(flight.number), now)
         self.result.outcome.note(flight, now)
+        self._watch.answered(flight, now)
         self._flying -= 1
         if flight.pod is not None and not flight.pod.flights:
             self.fleet.idle(flight.pod.name)

@@ -6,7 +6,7 @@ deleted. So what was written is in the view when the write returns, and an event
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from sheaf_crds.agent_api import AgentState
@@ -40,12 +40,14 @@ class View:
         clock: Unix seconds.
         moved: called when keys have changed.
         address_moved: called with name and UID of a pod whose agent may have another address now, or none.
+        spot_labels: labels that mark spot nodes, beside those of the clouds.
     """
 
     index: FleetIndex
     clock: Callable[[], float]
     moved: Callable[[], None]
     address_moved: Callable[[str, str], None]
+    spot_labels: Mapping[str, str] = field(default_factory=dict)
     refusals: dict[Key, dict[Place, Refusal]] = field(default_factory=dict)
     dirty: set[Key] = field(default_factory=set)
     nodes: dict[str, NodeFacts] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class View:
         if resource is PODS:
             self._drop_pod(name)
         self._forgive(place)
-        self._mark(self.index.remove(resource.kind, name))  # type: ignore[arg-type]
+        self.mark(self.index.remove(resource.kind, name))  # type: ignore[arg-type]
 
     def prune(self, resource: Resource, seen: Collection[str], version: int) -> None:
         """Drop what a complete list, taken at that resourceVersion, no longer had (`seen`: its UIDs)."""
@@ -152,7 +154,7 @@ class View:
             self.address_moved(name, uid)
 
     def _take_node(self, raw: Raw) -> None:
-        facts = node_facts(raw)
+        facts = node_facts(raw, self.spot_labels)
         if self.nodes.get(facts.name) != facts:
             self.nodes[facts.name] = facts
             self._refresh(self._on_node.get(facts.name, ()))
@@ -164,15 +166,15 @@ class View:
         if isinstance(item, Refusal):
             key = refusal_key(place)
             self.refusals.setdefault(key, {})[place] = item
-            self._mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
+            self.mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
         else:
-            self._mark(self.index.upsert(item))
+            self.mark(self.index.upsert(item))
 
     def _forgive(self, place: Place) -> None:
         key = refusal_key(place)
         refused = self.refusals.get(key, {})
         if refused.pop(place, None) is not None:
-            self._mark({key})
+            self.mark({key})
         if not refused:
             self.refusals.pop(key, None)
 
@@ -181,9 +183,10 @@ class View:
             raw = self.pods[name]
             agent = self.agents.get(str(raw["metadata"].get("uid", "")))
             facts = pod_facts(raw, self.nodes.get(node_of(raw)), agent, self.clock())
-            self._mark(self.index.upsert(facts))
+            self.mark(self.index.upsert(facts))
 
-    def _mark(self, keys: Collection[Key]) -> None:
+    def mark(self, keys: Collection[Key]) -> None:
+        """These keys may have another plan now."""
         if keys:
             self.dirty.update(keys)
             self.moved()

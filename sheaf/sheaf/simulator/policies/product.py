@@ -1,13 +1,14 @@
 """Sheaf's own routing, unchanged: the one place where the simulator meets the gateway's routing room.
 
-Pods are shown to it as the gateway's fleet would show them: residency at once, load as agents report it, which is once
-a `REPORT_S`.
+Pods are shown to it as the gateway's fleet would show them: residency and load as agents report them, which is once a
+`REPORT_S`. Where it is not alone, that is how it sees what it was not told of.
 """
 
 from __future__ import annotations
 
 from sheaf_gateway.fleet.view import Pod as PodView
-from sheaf_gateway.routing.router import Ask, Capacity, Router, Ticket
+from sheaf_gateway.routing.ledger import Ticket
+from sheaf_gateway.routing.router import Ask, Capacity, Router
 
 from sheaf.simulator.calls import BYTES_PER_TOKEN
 from sheaf.simulator.flights import Flight
@@ -19,14 +20,16 @@ AGENT = "http://agent"
 
 
 class Product(Policy):
-    """The gateway's Router."""
+    """The gateway's Router; `alone` says that nobody else sends requests to the pods."""
 
     name = "sheaf"
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, alone: bool = True) -> None:
         super().__init__(seed)
         self.router = Router()
+        self._alone = alone
         self._views: dict[str, tuple[float, PodView]] = {}
+        self._seen: dict[str, tuple[PodView, ...]] = {}
 
     def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
         """As the gateway does."""
@@ -40,7 +43,7 @@ class Product(Policy):
             chain=flight.chain,
             prompt_bytes=call.input_tokens * BYTES_PER_TOKEN,
         )
-        views = [self._view(pod, call.model, now) for pod in pods]
+        views = self._all(call.model, pods, now)
         decision = self.router.decide(ask, views, now)
         place = next((place for place, view in enumerate(views) if view.name == decision.pod), 0)
         flight.note = self.router.sent(ask, decision, views[place], now)
@@ -54,7 +57,10 @@ class Product(Policy):
     def finished(self, flight: Flight, now: float, *, lost: bool = False) -> None:
         """It is over."""
         super().finished(flight, now, lost=lost)
-        ticket: Ticket = flight.note
+        self.close(flight.note, now, lost=lost)
+
+    def close(self, ticket: Ticket, now: float, *, lost: bool) -> None:
+        """An attempt is over."""
         if lost:
             self.router.failed(ticket, now)
         self.router.finished(ticket)
@@ -64,17 +70,29 @@ class Product(Policy):
         self._views = {pod.name: self._views[pod.name] for pod in pods if pod.name in self._views}
         self.router.keep([self._view(pod, pod.model, now) for pod in pods])
 
+    def _all(self, model: str, pods: Pods, now: float) -> tuple[PodView, ...]:
+        """The views of all pods: the same tuple as before while none of them is another."""
+        views, before = tuple([self._view(pod, model, now) for pod in pods]), self._seen.get(model)
+        if before is not None and before == views:
+            return before
+        self._seen[model] = views
+        return views
+
     def _view(self, pod: Pod[Flight], model: str, now: float) -> PodView:
         known = self._views.get(pod.name)
         if known is not None and now - known[0] < REPORT_S:
             return known[1]
+        engine = pod.engine
+        own = engine.running + engine.waiting if self._alone else self.router.ledger(pod.name).running
         view = PodView(
             name=pod.name,
             model=model,
             engine_url="http://engine",
             agent_url=AGENT,
-            resident=dict.fromkeys(pod.engine.adapters.in_host_memory, ""),
-            kv_usage=pod.engine.cache_usage,
+            resident=dict.fromkeys(engine.adapters.in_host_memory, ""),
+            foreign_running=max(0, engine.running - own),
+            foreign_waiting=max(0, engine.waiting - max(0, own - engine.running)),
+            kv_usage=engine.cache_usage,
         )
         self._views[pod.name] = (now, view)
         return view

@@ -1,0 +1,34 @@
+"""The agents' token opens figures; nothing else does in its place, and what requests were like is told in tokens."""
+
+from sheaf_gateway.admission.gate import Sizes
+from sheaf_gateway.api.figure_readers import SharedToken
+
+TOKEN = "a-token-that-is-long-enough"
+
+
+def test_the_token_opens_and_others_do_not(tmp_path):
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    reader = SharedToken(path)
+    assert reader.shown(f"Bearer {TOKEN}")
+    for header in (None, "", TOKEN, "Bearer ", "Bearer another-token-of-length", f"Basic {TOKEN}", "Bearer \u00e9"):
+        assert not reader.shown(header)
+    path.write_text("other-token-that-is-long")
+    assert not reader.shown(f"Bearer {TOKEN}")
+
+
+def test_no_file_no_token_and_a_short_token_open_nothing(tmp_path):
+    path = tmp_path / "token"
+    assert not SharedToken(None).shown("Bearer ")
+    assert not SharedToken(path).shown(f"Bearer {TOKEN}")
+    path.write_text("short")
+    assert not SharedToken(path).shown("Bearer short")
+
+
+def test_lengths_of_requests_are_means_with_their_spread():
+    sizes = Sizes()
+    assert sizes.spread == 0.0
+    for uncached in (100.0, 300.0):
+        sizes.learn(400.0, uncached, 50.0)
+    assert (sizes.prompt, sizes.uncached, sizes.output) == (400.0, 200.0, 50.0)
+    assert sizes.spread == 0.25
