@@ -178,7 +178,7 @@ class Gateway:
     async def _follow_keys(self, path: Path) -> None:
         async for found in contents(path, MAX_KEYS_BYTES):
             try:
-                self.inference.keys = _parsed_keys(path, found)
+                self.inference.keys = await asyncio.to_thread(_parsed_keys, path, found)
             except ConfigError as error:
                 log.warning("keys_refused", reason=str(error), kept="the keys read before")
 
