@@ -234,8 +234,8 @@ class Pool:
             del self._hosts[endpoint]
 
     def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(self.limits.tick_s, self._sweep)
         now = self.now()
         for connection in tuple(self._connections):
             if now >= connection.deadline:
                 connection.expire()
-        self._sweeper = self._loop.call_later(self.limits.tick_s, self._sweep)
