@@ -76,6 +76,16 @@ def events(document: Document) -> list[bytes]:
     return [*(event({**frame, "choices": [delta]}) for delta in deltas), b"data: [DONE]\n\n"]
 
 
+def events_with_tokens(document: Document) -> list[bytes]:
+    """The beginning of a stream that can be continued elsewhere."""
+    frame = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": document["model"]}
+    role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+    words = [
+        {"index": 0, "delta": {"content": word}, "token_ids": [7], "finish_reason": None} for word in said(document)
+    ]
+    return [event({**frame, "prompt_token_ids": [1, 2], "choices": [choice]}) for choice in (role, *words)]
+
+
 async def healthy(asked: Asked, writer: asyncio.StreamWriter) -> None:
     if not asked.document.get("stream"):
         writer.write(response(whole(asked.document)))

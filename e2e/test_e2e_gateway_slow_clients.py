@@ -115,9 +115,9 @@ async def test_slow_clients_are_closed_in_time_while_others_are_served(tmp_path:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        async with chaos_fleet(tmp_path, {"base": 2}, times={"keepAlive": f"{KEEP_ALIVE_S:g}s"}) as fleet:
-            async with clients() as session:
-                await through_it(fleet, session)
+        times = {"keepAlive": f"{KEEP_ALIVE_S:g}s"}
+        async with chaos_fleet(tmp_path, {"base": 2}, times=times) as fleet, clients() as session:
+            await through_it(fleet, session)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -139,11 +139,15 @@ async def through_it(fleet: Fleet, session: aiohttp.ClientSession) -> None:
                 await task
     took = {kind: max(c.closed - c.opened for c in slow if c.kind == kind) for kind in KINDS}
     slowest = max(outcome.took for outcome in served)
-    print(f"{CLIENTS} slow clients, {most} files at most, closed after {took}; {len(served)} served, slowest {slowest:.2f} s")
+    print(
+        f"{CLIENTS} slow clients, {most} files at most, closed after {took}; {len(served)} served, slowest {slowest:.2f} s"
+    )
     assert {kind: took[kind] for kind in KINDS if took[kind] > BOUNDS[kind] + ROOM_S} == {}
     assert [outcome for outcome in served if outcome.kind != "right"] == []
     assert len(served) > 200
     for client in slow:
         status = client.told[:12]
-        assert status == (b"" if client.kind == "mute" else b"HTTP/1.1 200" if client.kind == "idle" else b"HTTP/1.1 408")
+        assert status == (
+            b"" if client.kind == "mute" else b"HTTP/1.1 200" if client.kind == "idle" else b"HTTP/1.1 408"
+        )
     assert files_of(fleet.process.pid) <= at_rest + 50
