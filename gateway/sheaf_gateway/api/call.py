@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, ends_well, is_stream
+from sheaf_gateway.api.answers import answer_headers, ends_well, is_object, is_stream, may_begin
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.continuing import Continuing
 from sheaf_gateway.api.ending import Ending, given
@@ -216,13 +216,12 @@ class Call:
     def on_head(self, status: int, headers: list[Header]) -> None:
         """Take the status; a failure of the engine is retried elsewhere, all else is passed on."""
         if status >= 500 and status != 501:
-            self._engine_failed(status)
+            self._bad(f"status_{status}", failures.engine_status(status))
             return
         self._status = status
         self._response_headers = headers
         self._streaming = status < 300 and is_stream(headers)
-        if not self._streaming and self.ticket is not None:
-            self._core.router.answered(self.ticket, self._core.now(), streamed=False)
+        self._last_at = self._core.now()
 
     def on_body(self, data: bytes) -> None:
         """Pass a stream on; hold anything else until it is whole."""
@@ -236,10 +235,13 @@ class Call:
     def on_end(self) -> None:
         """The answer is whole."""
         if self._streaming:
-            relay = self.relay or self._first_byte()
-            if self.continuing is None or ends_well(relay.tail()) or not self.continuing.take_over("ended_early"):
-                relay.finish()
+            if self.relay is None:
+                self._bad("bad_response", failures.garbage())
+            elif ends_well(self.relay.tail()) or not self._asked.route.continues:
+                self.relay.finish()
                 self.complete()
+            else:
+                self._garbled("ended_early")
         elif self._passing:
             self.responder.end()
             self._finish(self._status, NOTHING, "ok")
@@ -250,8 +252,11 @@ class Call:
         """The whole answer came in one read (`proxy.exchange.WholeSink`)."""
         self.on_head(status, headers)
         if self._streaming:
-            self.on_body(body)
-            self.on_end()
+            ticket = self.ticket
+            if body:
+                self.on_body(body)
+            if self.ticket is ticket:
+                self.on_end()
         elif self._status:
             self._reply(body)
 
@@ -267,14 +272,18 @@ class Call:
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""
+        if self.relay is None and not may_begin(data):
+            self._bad("bad_response", failures.garbage())
+            return
         relay, self._last_at = self.relay or self._first_byte(), self._core.now()
         if self.continuing is not None and (start := data.find(ERROR)) >= 0:
             relay.feed(data[:start])
             data = data[start:]
             if self.continuing.take_over("engine_error"):
                 return
-        relay.feed(data)
-        if relay.events >= self._bill_at:
+        if not relay.feed(data, self._last_at):
+            self._garbled("bad_response")
+        elif relay.events >= self._bill_at:
             self._bill(relay.events)
 
     def streamed_s(self) -> float:
@@ -289,11 +298,21 @@ class Call:
         self.responder.end()
         self._finish(self._status, usage, "ok")
 
-    def _engine_failed(self, status: int) -> None:
+    def _bad(self, reason: str, error: ApiError) -> None:
+        """The attempt came to nothing before the client had a byte of it."""
         if self.exchange is not None:
             self.exchange.cancel()
         self.blame(pod=True)
-        self._again(f"status_{status}", failures.engine_status(status))
+        self._again(reason, error)
+
+    def _garbled(self, reason: str) -> None:
+        """What the engine streams is not the rest of what it began: go on elsewhere, or say so."""
+        self.blame(pod=True)
+        if self.continuing is not None and self.continuing.take_over(reason):
+            return
+        if self.exchange is not None:
+            self.exchange.cancel()
+        self.break_off(reason)
 
     def blame(self, *, pod: bool) -> None:
         """Tell the router that the attempt failed by its pod, or was given up."""
@@ -320,13 +339,17 @@ class Call:
             self.continuing = Continuing(self._core, self, self._asked)
             self.continuing.watch()
         journal = self.continuing.journal if self.continuing is not None else None
-        self.relay = EventRelay(self.responder, journal, masks=not self._asked.ids)
+        patience = self._core.stream_timeouts.idle_s
+        self.relay = EventRelay(self.responder, journal, masks=not self._asked.ids, patience_s=patience)
         return self.relay
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_size += len(data)
-        if self._held_size > MAX_HELD:
+        if self._core.now() - self._last_at > self._core.timeouts.first_byte_s:
+            self._bad("idle_timeout", failures.late())
+        elif self._held_size > MAX_HELD:
+            self._answered()
             length = content_length(self._response_headers)
             self.responder.start(self._status, self._headers(), length=length)
             self._passing = True
@@ -334,8 +357,21 @@ class Call:
                 self.responder.write(piece)
             self._held.clear()
 
+    def _answered(self) -> None:
+        if self.ticket is not None:
+            self._core.router.answered(self.ticket, self._core.now(), streamed=False)
+
     def _reply(self, body: bytes) -> None:
         adapter = self._asked.ask.adapter
+        wrong = failures.unreadable(self._status, readable=is_object(body))
+        if wrong is not None and wrong.status >= 500:
+            self._bad("bad_response", wrong)
+            return
+        self._answered()
+        if wrong is not None:
+            self.settle("ok")
+            self.fail(wrong)
+            return
         if self._status == 404 and adapter is not None and adapter.encode() in body:
             self._core.store.note_absent(self.pod.name, adapter)
             self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=not self.pod.agent_url)

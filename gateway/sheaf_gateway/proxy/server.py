@@ -207,11 +207,11 @@ class Server:
             responder.reply(status, _JSON, self.error_body(status, message, code))
 
     def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(self.limits.tick_s(), self._sweep)
         now = self.now()
         for connection in tuple(self._connections):
             if now >= connection.deadline or now >= connection.stall_deadline:
                 connection.expire(now)
-        self._sweeper = self.loop.call_later(self.limits.tick_s(), self._sweep)
 
     async def _break_off_all(self) -> None:
         for connection in tuple(self._connections):

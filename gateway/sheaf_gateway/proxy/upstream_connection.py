@@ -157,12 +157,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             broken = str(error.__context__ or error)
-        if self._head_given and not self._complete and broken is None:
-            self._pass_on(exchange)
-            return
-        if not self._status and broken is None:
-            broken = self._head_too_large(len(data))
-        self._deliver(exchange, broken)
+        sink = exchange.sink
+        try:
+            if self._head_given and not self._complete and broken is None:
+                self._pass_on(exchange)
+                return
+            if not self._status and broken is None:
+                broken = self._head_too_large(len(data))
+            self._deliver(exchange, broken)
+        except Exception as error:  # noqa: BLE001 - a sink must not raise; where one does, only its own request ends
+            self._transport.abort()
+            exchange.collapse(sink, error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Settle the exchange in progress, if any."""
