@@ -18,7 +18,7 @@ class Sequence:
         request: what was asked.
         generated: tokens emitted when it last joined or left the batch.
         computed: tokens with KV when it last joined or left the batch.
-        held: hashes of the cached blocks that it holds, in order.
+        held: how many cached blocks it holds: its first.
         private: its other blocks.
         sealed: its leading full blocks whose caching has been decided.
         resumed: whether it was preempted.
@@ -44,7 +44,7 @@ class Sequence:
         self.request = request
         self.generated = 0
         self.computed = 0
-        self.held: list[int] = []
+        self.held = 0
         self.private = 0
         self.sealed = 0
         self.resumed = False

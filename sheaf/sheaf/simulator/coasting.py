@@ -11,12 +11,14 @@ from sheaf_engine.timing import Engine, TimingProfile
 from sheaf_engine.timing.batch import Sequence
 from sheaf_engine.timing.values import RequestId
 
+from sheaf.simulator.runs import RunPool
+
 
 class CoastingEngine(Engine):
     """An engine whose decode steps need no result. Requests must hash blocks of their prompt only."""
 
     def __init__(self, profile: TimingProfile) -> None:
-        super().__init__(profile, trace=False)
+        super().__init__(profile, trace=False, pool=RunPool(profile.num_blocks))
 
     def generated(self, sequence: Sequence) -> int:
         """Tokens that a running sequence has emitted."""

@@ -101,19 +101,8 @@ class Pod(Generic[F]):
         return lost
 
     def cached_tokens(self, hashes: Sequence[int]) -> int:
-        """Tokens of a prompt with these block hashes that are in the cache.
-
-        A cached block's parent is always cached, and evicted later than it, so a binary search finds the end.
-        """
-        holders = self.engine.pool.holders
-        low, high = 0, len(hashes)
-        while low < high:
-            middle = (low + high) // 2
-            if holders(hashes[middle]) is None:
-                high = middle
-            else:
-                low = middle + 1
-        return low * self.engine.profile.block_size
+        """Tokens of a prompt with these block hashes that are in the cache."""
+        return self.engine.pool.match(hashes, len(hashes)) * self.engine.profile.block_size
 
     def _look_at(self, time: float) -> None:
         """The engine has nothing to show before `time`, when its step under way is over."""
