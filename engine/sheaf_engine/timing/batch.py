@@ -122,6 +122,13 @@ class DecodeBatch:
         self.counter += 1
         self.context += len(self.members)
 
+    def soonest(self) -> int:
+        """The counter at which the first of the members, of which there is one at least, will have all its tokens."""
+        finishes = self._finishes
+        while finishes[0][2].ticket != finishes[0][1]:
+            heapq.heappop(finishes)
+        return finishes[0][0]
+
     def finished(self) -> list[Sequence]:
         """Members that have now emitted all their tokens, in order; they stay until they `leave`."""
         found = []

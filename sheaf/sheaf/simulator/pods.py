@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from sheaf_engine.timing import Adapter, Request, StepResult, TimingProfile
+from sheaf_engine.timing import Adapter, Request, TimingProfile
 
 from sheaf.simulator.clock import Clock
-from sheaf.simulator.coasting import CoastingEngine
+from sheaf.simulator.coasting import CoastingEngine, Seen
 
 
 class Flying(Protocol):
@@ -56,7 +56,7 @@ class Pod(Generic[F]):
         self.computed_tokens = 0
         self._clock = clock
         self._at = clock.now
-        self._result: StepResult | None = None
+        self._result: Seen | None = None
         self._turn = 0
         self._stepping = False
 
@@ -129,14 +129,14 @@ class Pod(Generic[F]):
             self._turn += 1
             self._clock.at(wake, self._woken, self._turn)
             return
-        self._result = engine.step(self._at)
+        self._result = engine.look(self._at)
         self._look_at(self._result.end)
 
     def _woken(self, turn: int) -> None:
         if turn == self._turn:
             self._look_at(max(self._clock.now, self.engine.coast(self._at, self._clock.now)))
 
-    def _tell(self, result: StepResult) -> None:
+    def _tell(self, result: Seen) -> None:
         flights = self.flights
         for admission in result.admitted:
             if not admission.resumed and admission.request_id in flights:
