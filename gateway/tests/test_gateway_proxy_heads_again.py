@@ -58,6 +58,58 @@ def test_whatever_stands_for_the_length_is_read_as_strictly_as_the_first_time(le
             assert read(reader.read, raw) == read(lambda raw: parse_head(raw, LIMITS), raw)
 
 
+KNOWN = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nX-One: b\r\nContent-Length: 17\r\nX-Two: c\r\n\r\n"
+
+
+@given(st.integers(0, len(KNOWN)), st.integers(0, 3), st.binary(max_size=3))
+def test_a_head_that_differs_anywhere_is_read_for_itself(place, gone, come):
+    reader = HeadReader(LIMITS)
+    known = reader.read(KNOWN)
+    raw = KNOWN[:place] + come + KNOWN[place + gone :]
+    if not raw.endswith(b"\r\n\r\n") or raw.find(b"\r\n\r\n") != len(raw) - 4:
+        return
+    found = read(reader.read, raw)
+    assert found == read(lambda raw: parse_head(raw, LIMITS), raw)
+    assert (found is known) == (raw == KNOWN)
+
+
+VECTORS = [
+    b"Content-Length: 17\r\nTransfer-Encoding: chunked",
+    b"Transfer-Encoding: chunked\r\nContent-Length: 17",
+    b"Content-Length: 17\r\nContent-Length: 17",
+    b"Content-Length: 17\r\nContent-Length: 4",
+    b"Content-Length: 17, 17",
+    b"Content-Length: 17\r\n 4",
+    b"Content-Length:\r\n 17",
+    b"Content-Length : 17",
+    b"Content-Length: +17",
+    b"Content-Length: -17",
+    b"Content-Length: 1 7",
+    b"Content-Length: 1_7",
+    b"Content-Length: 0x17",
+    b"Content-Length: 17\x00",
+    b"Content-Length: 17\x0b",
+    b"Content-Length: 1\xb2",
+    b"Content-Length: \xd9\xa1\xd9\xa7",
+    b"Content-Length: 17\n",
+    b"Content-Length: 17;",
+    b"Content-Length: ",
+]
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+@pytest.mark.parametrize("before", [b"Content-Length: 17", b"Content-Length: 4", b"Transfer-Encoding: chunked"])
+def test_what_smuggles_is_refused_on_a_second_request_as_on_the_first(before, vector):
+    whole = b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\nX: y\r\n\r\n"
+    reader = HeadReader(LIMITS)
+    reader.read(whole % before)
+    first = read(lambda raw: parse_head(raw, LIMITS), whole % vector)
+    assert first[0] == 400
+    assert read(reader.read, whole % vector) == first
+    assert reader.read(whole % before).content_length in (17, 4, 0)
+    assert read(reader.read, whole % vector) == first
+
+
 def test_the_same_bytes_are_taken_apart_once():
     reader = HeadReader(LIMITS)
     raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"

@@ -10,9 +10,9 @@ async def test_a_trailer_never_becomes_a_header(start_engine, make_pool):
     pool, heads = make_pool(QUICK), []
 
     class Whole(Ear):
-        def on_whole(self, status, headers, body):
-            heads.append(headers)
-            self.heard += [status, body]
+        def on_whole(self, head, body):
+            heads.append(head.headers)
+            self.heard += [head.status, body]
             self.over.set()
 
     ear = Whole()

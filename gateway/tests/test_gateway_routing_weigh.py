@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from sheaf_gateway.fleet.view import Pod
-from sheaf_gateway.routing.choose import choose
+from sheaf_gateway.routing.choose import choose, explain
 from sheaf_gateway.routing.router import Ask, Capacity, Router
 from sheaf_gateway.routing.weigh import Group
 
@@ -30,9 +30,15 @@ steps = st.lists(st.tuples(asks, st.sampled_from(["none", "answer", "finish", "f
 
 def thoroughly(router, ask, pods, now):
     """The decision by the cost model's own words, pod by pod."""
-    group = Group(pods, router.ledger)
+    group = Group(pods, router.ledger, router.index.history)
     found = router.facts(ask, group, router.index.match(ask.chain, group.keys), now)
     return choose(found, router.model(ask.model).coefficients, ask.request_id)
+
+
+def whole(decision):
+    """All that a decision says, however it holds it."""
+    said = decision.candidates, explain(decision)
+    return decision.pod, decision.mode, decision.facts, decision.price, decision.place, *said
 
 
 @given(st.lists(views, min_size=1, max_size=4), steps, st.sampled_from([(0, 0), (1, 300), (2, 10_000)]))
@@ -48,7 +54,7 @@ def test_the_decision_and_all_that_explains_it_are_the_same_to_the_last_bit(foun
         now = number * 0.05
         ask = Ask(request_id=str(number), model="m", adapter=adapter, chain=chain, prompt_bytes=blocks * 97)
         quick = router.decide(ask, pods, now)
-        assert quick == thoroughly(router, ask, pods, now)
+        assert whole(quick) == whole(thoroughly(router, ask, pods, now))
         if quick.pod is None:
             continue
         assert quick.cached_bytes == quick.chosen().cached_bytes

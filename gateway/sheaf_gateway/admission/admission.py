@@ -171,7 +171,8 @@ class Admission:
         gate.charge(bill, prompt, bill.output if output is None else output)
         if service_s is not None:
             gate.sizes.learn(ask.prompt, prompt, bill.output)
-        self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
+        if ask.scopes:
+            self.limits.finish(ask.scopes, 0.0 if used_tokens is None else used_tokens - ask.tokens, now)
 
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
         """The waiter whose turn it is, now admitted, or None while there is no room or nobody waits."""
@@ -320,9 +321,10 @@ class Admission:
         if gate is None:
             gate = self._gates[ask.model] = Gate(ask.terms.policy)
             gate.tell(on=self._stirred is not None)
-        else:
+        elif ask.terms.policy != gate.line.books.policy:
             gate.adopt(ask.terms)
-        self._stir(ask.model)
+        if self._stirred is not None:
+            self._stirred.add(ask.model)
         return gate
 
     def _stir(self, model: str) -> None:

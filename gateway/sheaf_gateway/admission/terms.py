@@ -45,7 +45,7 @@ class Work(msgspec.Struct, frozen=True):
     kin: int = 0
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Ask(msgspec.Struct, frozen=True):
     """A request at the door.
 
     `tokens` is an estimate of all it may use (what limits are charged), `prompt` of its prompt alone (what fairness

@@ -35,7 +35,7 @@ class Line(msgspec.Struct, gc=False):
     timestamp: str = ""
 
 
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode_lines
 
 
 class AccessLog:
@@ -44,7 +44,7 @@ class AccessLog:
     def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[bytes], object]) -> None:
         self._loop = loop
         self._write = write
-        self._lines: list[bytes] = []
+        self._lines: list[Line] = []
         self._timestamp = ""
         self.lost = 0
 
@@ -54,7 +54,7 @@ class AccessLog:
             self._timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
             self._loop.call_soon(self.flush)
         line.timestamp = self._timestamp
-        self._lines.append(_encode(line))
+        self._lines.append(line)
         if len(self._lines) >= MOST:
             self.flush()
 
@@ -63,8 +63,7 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        lines.append(b"")
         try:
-            self._write(b"\n".join(lines))
+            self._write(_encode(lines))
         except (OSError, ValueError):
-            self.lost += len(lines) - 1
+            self.lost += len(lines)

@@ -10,9 +10,13 @@ from sheaf_gateway.admission.terms import Ask as Door
 from sheaf_gateway.admission.terms import Terms
 from sheaf_gateway.api.body import Parsed
 from sheaf_gateway.api.errors import ApiError
-from sheaf_gateway.api.keys import Caller
+from sheaf_gateway.api.keys import Caller, KeyRing
+from sheaf_gateway.api.promises import TermsBook
 from sheaf_gateway.api.routes import Route
-from sheaf_gateway.fleet.view import Fleet, Served
+from sheaf_gateway.api.salting import Salts
+from sheaf_gateway.fleet.store import FleetStore
+from sheaf_gateway.fleet.view import Availability, Fleet, Served
+from sheaf_gateway.proxy.response import request_lines
 from sheaf_gateway.proxy.types import Header, Request
 from sheaf_gateway.routing import prefix
 from sheaf_gateway.routing.router import Ask
@@ -25,10 +29,36 @@ _MAX_NAMES_COMPARED = 2_000
 _MAX_NAME_SHOWN = 64
 
 
+class Head(msgspec.Struct):
+    """What a request's head tells of it, as long as these keys are in force: who asks, the header lines that go to an
+    engine, the id that the caller gave. `seat` is where its last request went, which may be that of the next."""
+
+    keys: KeyRing
+    caller: Caller
+    lines: bytes
+    given: bytes | None
+    seat: "Seat | None" = None
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """What is the same for every request of a caller for a name in one `turn` of the fleet. `start` is the seed of its
+    prompts' chain (see `routing.prefix`)."""
+
+    turn: int
+    route: Route
+    served: Served
+    terms: Terms
+    availability: Availability
+    scopes: tuple[ScopedRate, ...]
+    salt: str
+    start: int
+    batch: bool
+
+
 class Asked(msgspec.Struct, frozen=True):
-    """What is known of a request before anything is decided. `sent_id` is how the engine sees it, `salt` what its
-    tenant's caches are kept apart by (empty: not at all); `continues` says that its stream may be continued, `ids` that
-    the caller speaks of token ids itself."""
+    """What is known of a request before anything is decided. `sent_id` is how the engine sees it, `lines` the headers
+    that it gets, `salt` what its tenant's caches are kept apart by (empty: not at all); `continues` says that its
+    stream may be continued, `ids` that the caller speaks of token ids itself."""
 
     request: Request
     route: Route
@@ -37,10 +67,46 @@ class Asked(msgspec.Struct, frozen=True):
     door: Door
     ask: Ask
     sent_id: str
-    headers: list[Header]
+    lines: bytes
     salt: str = ""
     continues: bool = False
     ids: bool = False
+
+
+def head_of(request: Request, keys: KeyRing) -> Head:
+    """What the head of a request tells.
+
+    Raises:
+        ApiError: 401 or 403 for who may not ask, 415 for a body that is not plain JSON.
+    """
+    caller = keys.caller(request.header)
+    caller.require("inference")
+    check_media(request)
+    found = request.known.value = Head(keys, caller, forwarded(request), request.header(b"x-request-id"))
+    return found
+
+
+def seat(name: str, route: Route, caller: Caller, store: FleetStore, terms: TermsBook, salts: Salts) -> Seat:
+    """What is the same for every request of this caller for this name.
+
+    Raises:
+        ApiError: See `resolve`.
+    """
+    fleet = store.fleet
+    served = resolve(fleet, name, caller, route)
+    salt = salts.of(caller.tenant) if route.computes else ""
+    found = terms.of(served.model)
+    return Seat(
+        store.turn,
+        route,
+        served,
+        found,
+        fleet.availability(served),
+        _scopes(served, caller) if caller.name or served.promise.name else (),
+        salt,
+        prefix.seed(served.model, served.adapter, fleet.digest_of(served), salt),
+        caller.batch or not found.interactive,
+    )
 
 
 def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
@@ -58,50 +124,33 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
     return served
 
 
-def ask(request_id: str, served: Served, fleet: Fleet, parsed: Parsed, salt: str, chains: prefix.Chains) -> Ask:
+def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains) -> Ask:
     """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
-    start = prefix.seed(served.model, served.adapter, fleet.digest_of(served), salt)
-    return Ask(
-        request_id=request_id,
-        model=served.model,
-        adapter=served.adapter,
-        digest=served.digest,
-        chain=chains.chain(start, parsed.prompt),
-        prompt_bytes=len(parsed.prompt),
-        exact=parsed.exact,
-        prompt=parsed.prompt,
-    )
+    served, prompt = seat.served, parsed.prompt
+    chain = chains.chain(seat.start, prompt)
+    return Ask(request_id, served.model, served.adapter, served.digest, chain, len(prompt), parsed.exact, prompt)
 
 
-def door(
-    sequence: str,
-    served: Served,
-    caller: Caller,
-    fleet: Fleet,
-    *,
-    slots: int,
-    terms: Terms,
-    parsed: Parsed,
-    prompt: float,
-) -> Door:
-    """What admission reads: `slots` requests fit in at once, `prompt` tokens may have to be computed.
+def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:
+    """What admission reads: `slots` requests fit in at once.
 
     A key or a request may make itself Batch, never more than the SLO says.
     """
+    served, computed = seat.served, parsed.prompt_tokens()
     promise = served.promise
     return Door(
-        request_id=sequence,
-        model=served.model,
-        availability=fleet.availability(served),
-        slots=slots,
-        tenant=caller.tenant,
-        batch=caller.batch or parsed.flex or not terms.interactive,
-        terms=terms,
-        scopes=_scopes(served, caller) if caller.name or promise.name else (),
-        tokens=parsed.tokens(),
-        prompt=prompt,
-        max_queue=promise.max_queue,
-        max_wait=promise.max_wait,
+        sequence,
+        served.model,
+        seat.availability,
+        slots,
+        tenant,
+        seat.batch or parsed.flex,
+        seat.terms,
+        seat.scopes,
+        computed + parsed.max_tokens,
+        computed if seat.route.computes else 0.0,
+        promise.max_queue,
+        promise.max_wait,
     )
 
 
@@ -122,12 +171,9 @@ def check_media(request: Request) -> None:
         raise ApiError(415, "unsupported_encoding", "Send the body without a Content-Encoding.")
 
 
-def forwarded(request: Request, sent_id: str) -> list[Header]:
-    """The headers that go to an engine: a short list, never a key or a cookie."""
-    found = [header for header in request.headers if header[0] in _FORWARDED]
-    found.append(_CONTENT_TYPE)
-    found.append((b"x-request-id", sent_id.encode("ascii")))
-    return found
+def forwarded(request: Request) -> bytes:
+    """The headers that go to an engine as lines: a short list, never a key or a cookie."""
+    return request_lines([*(header for header in request.headers if header[0] in _FORWARDED), _CONTENT_TYPE])
 
 
 def unknown(name: str, fleet: Fleet, caller: Caller) -> ApiError:

@@ -270,8 +270,9 @@ def _wrong_type(text: str) -> ApiError:
 
 def _messages(parts: list[bytes], messages: list[_Message]) -> list[bytes]:
     for message in messages:
+        content = message.content
         parts.append(message.role.encode())
-        parts.append(_text(message.content))
+        parts.append(content.encode() if isinstance(content, str) else _text(content))
         if message.tool_calls is not None:
             parts.append(_text(message.tool_calls))
     return parts

@@ -1,39 +1,35 @@
 """One inference request from the door to its last byte: a state machine driven by callbacks, the sink of its
 own attempts.
 
-Before the first byte has gone to the client, a failed attempt is made again on another pod, within the retry
-budget and `max_attempts`. Answers that are not streams are held until they are whole (up to `MAX_HELD`
-bytes), so that they can be retried until then and never arrive cut short. After the first byte of a stream
-`Continuing` goes on elsewhere where it can; where not, an error event and a broken connection end it.
+Before the first byte has gone to the client, a failed attempt is made again on another pod (see `attempts`). Answers
+that are not streams are held until they are whole (up to `MAX_HELD` bytes), so that they can be retried until then and
+never arrive cut short. After the first byte of a stream `Continuing` goes on elsewhere where it can; where not, an
+error event and a broken connection end it.
 """
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, ends_well, is_object, is_stream, may_begin
+from sheaf_gateway.api.answers import answer_headers, answer_lines, ends_well, is_object, is_stream, may_begin
 from sheaf_gateway.api.asking import Asked
+from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
 from sheaf_gateway.api.ending import Ending, given
 from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
-from sheaf_gateway.api.records import Attempt, Record
+from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
 from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
-from sheaf_gateway.fleet.agents import AgentError
-from sheaf_gateway.fleet.view import Pod
+from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
-from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.proxy.relay import content_length
-from sheaf_gateway.proxy.response import request_head
+from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header, Responder
-from sheaf_gateway.routing.choose import Decision
-from sheaf_gateway.routing.ledger import Ticket
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -45,40 +41,25 @@ _USAGE_TAIL = 8192
 _BILL_EVERY = 8
 
 
-class Call:
+class Call(Attempts):
     """A request under way."""
 
     __slots__ = (
-        "_asked",
         "_bill_at",
-        "_core",
-        "_decision",
         "_entry",
         "_held",
         "_held_size",
         "_last_at",
-        "_last_error",
         "_opened_at",
         "_passing",
         "_response_headers",
         "_status",
         "_streaming",
         "continuing",
-        "exchange",
-        "finished",
-        "loading",
-        "pod",
-        "record",
         "relay",
         "responder",
-        "ticket",
-        "tried",
     )
 
-    _decision: Decision
-    pod: Pod
-    ticket: Ticket | None
-    exchange: Exchange | None
     relay: EventRelay | None
     continuing: Continuing | None
     _status: int
@@ -89,20 +70,15 @@ class Call:
     _held_size: int
 
     def __init__(self, core: "Inference", asked: Asked, responder: Responder, record: Record) -> None:
-        self._core = core
-        self._asked = asked
+        super().__init__(core, asked, record)
         self.responder = responder
-        self.record = record
         self._opened_at = core.now()
         self._last_at = self._opened_at
         self._entry = Entry(core, self, asked)
         self._bill_at = _BILL_EVERY
-        self.finished = False
-        self.tried: frozenset[str] = frozenset()
-        self._last_error: ApiError | None = None
-        self.loading: asyncio.Future[None] | None = None
-        self.continuing = None
-        self._clear()
+        self.continuing = self.relay = None
+        self._status = self._held_size = 0
+        self._streaming = self._passing = False
 
     def begin(self) -> None:
         """Ask admission, then go on, wait or answer."""
@@ -117,48 +93,13 @@ class Call:
         self._core.router.budget.requested()
         self._attempt()
 
-    def _attempt(self) -> None:
-        core, ask = self._core, self._asked.ask
-        pods = core.store.fleet.pods_of(ask.model)
-        now = core.now()
-        self._decision = decision = core.router.decide(ask, pods, now, self.tried)
-        if decision.pod is None:
-            self.fail(self._last_error or failures.no_pod(ask.model))
-            return
-        self.record.attempts.append(Attempt(decision, now))
-        self.pod = pod = pods[decision.place]
-        if pod.holds(ask.adapter, ask.digest):
-            self._send()
-        else:
-            self._load()
-
-    def _load(self) -> None:
-        self.record.attempts[-1].loaded_adapter = True
-        started = self._core.now()
-        self.loading = asyncio.ensure_future(self._core.loader.load(self.pod, self._asked.served.name))
-        self.loading.add_done_callback(lambda task: self._loaded(task, started))
-
-    def _loaded(self, task: asyncio.Future[None], started: float) -> None:
-        self.loading = None
-        error = None if task.cancelled() else task.exception()
-        if self.finished:
-            return
-        if isinstance(error, AgentError):
-            self._again(f"load_{error.code}", failures.load_failed(self._asked.served.name, error))
-        elif error is not None or task.cancelled():
-            log.error("load_broke_off", request_id=self.record.request_id, exc_info=error)
-            self.fail(failures.no_pod(self._asked.ask.model))
-        else:
-            self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
-            self._send()
-
     def _send(self) -> None:
         core, asked = self._core, self._asked
         endpoint, authority = core.engine(self.pod.engine_url)
         body = self.body()
         if asked.continues and not asked.ids:
             body = asking_for_ids(body)
-        head = request_head("POST", asked.route.target, authority, asked.headers, len(body))
+        head = lined_request_head("POST", asked.route.target, authority, asked.lines, len(body))
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
@@ -169,40 +110,8 @@ class Call:
         asked = self._asked
         return salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
 
-    def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
-        """Try once more where that is allowed and there is another pod, else answer with the error."""
-        self.settle(reason)
-        self._last_error = error
-        if elsewhere:
-            self.tried |= {self.pod.name}
-        refused = self._refusal_to_retry()
-        if refused is not None:
-            self.fail(error)
-            return
-        self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
-        self._clear()
-        self._attempt()
-
-    def _refusal_to_retry(self) -> str | None:
-        core = self._core
-        if self.finished or len(self.record.attempts) >= core.max_attempts:
-            return "attempts"
-        pods = core.store.fleet.pods_of(self._asked.ask.model)
-        if not any(pod.ready and pod.name not in self.tried for pod in pods):
-            return "pods"
-        if not core.router.budget.take(core.now()):
-            core.metrics.retries_denied.inc()
-            return "budget"
-        return None
-
-    def settle(self, outcome: str) -> None:
-        """Close the books of an attempt that is over."""
-        self.record.attempts[-1].outcome = outcome
-        ticket, self.ticket = self.ticket, None
-        if ticket is not None:
-            self._core.router.finished(ticket)
-
     def _clear(self) -> None:
+        """Begin anew after an attempt of which the client saw nothing."""
         self.ticket = None
         self.exchange = None
         self.relay = None
@@ -220,6 +129,7 @@ class Call:
             return
         self._status = status
         self._response_headers = headers
+        self._held = []
         self._streaming = status < 300 and is_stream(headers)
         self._last_at = self._core.now()
 
@@ -248,15 +158,20 @@ class Call:
         else:
             self._reply(b"".join(self._held))
 
-    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer came in one read (`proxy.exchange.WholeSink`)."""
-        self.on_head(status, headers)
+        self.on_head(head.status, head.headers)
         if self._streaming:
             ticket = self.ticket
             if body:
                 self.on_body(body)
             if self.ticket is ticket:
                 self.on_end()
+        elif 200 <= self._status < 300 and is_object(body):
+            self._answered()
+            lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
+            self.responder.reply_joined(self._status, lines, body)
+            self._finish(self._status, find_usage(body), "ok")
         elif self._status:
             self._reply(body)
 
@@ -313,16 +228,6 @@ class Call:
         if self.exchange is not None:
             self.exchange.cancel()
         self.break_off(reason)
-
-    def blame(self, *, pod: bool) -> None:
-        """Tell the router that the attempt failed by its pod, or was given up."""
-        router, now = self._core.router, self._core.now()
-        if self.ticket is None:
-            return
-        if pod:
-            router.failed(self.ticket, now)
-        else:
-            router.abandoned(self.ticket, now)
 
     def _bill(self, events: int) -> None:
         """Charge the tenant for what was streamed so far; an event of a stream is about a token."""

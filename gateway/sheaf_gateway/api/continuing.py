@@ -24,7 +24,7 @@ from sheaf_gateway.continuation.wish import Wish, read_wish
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.exchange import Exchange
-from sheaf_gateway.proxy.response import request_head
+from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header
 from sheaf_gateway.routing.cost import BYTES_PER_TOKEN
 
@@ -256,7 +256,7 @@ class Continuing:
             return
         endpoint, authority = core.engine(call.pod.engine_url)
         body = salted(rest.body, asked.salt) if asked.salt and not rest.whole else rest.body
-        head = request_head("POST", rest.path, authority, asked.headers, len(body))
+        head = lined_request_head("POST", rest.path, authority, asked.lines, len(body))
         wish = self._wish()
         if wish is None:
             return

@@ -41,10 +41,12 @@ Watcher = Callable[[Change], None]
 
 
 class FleetStore:
-    """Holds the fleet; `own_running` tells how many requests of this gateway are on a pod."""
+    """Holds the fleet; `own_running` tells how many requests of this gateway are on a pod. `turn` is another number for
+    each view of it, by which others tell whether what they made of one still holds without holding it."""
 
     def __init__(self, own_running: Callable[[str], int] = lambda _pod: 0) -> None:
         self.fleet = Fleet()
+        self.turn = 0
         self.declared = Declared()
         self.states: dict[str, AgentState] = {}
         self.suspects: set[str] = set()
@@ -175,6 +177,7 @@ class FleetStore:
         pods, ready = self._regrouped(models)
         number = before.version if version is None else version
         self.fleet = Fleet(version=number, served=served, pods=pods, ready=ready)
+        self.turn += 1
         self._tell(
             Change(
                 fleet=self.fleet,

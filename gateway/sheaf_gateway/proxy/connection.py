@@ -291,15 +291,17 @@ class Connection(asyncio.Protocol):
             self._held = 0
 
     def _dispatch(self, body: bytes, rest: bytes) -> None:
-        self._drop_body()
+        if self._body is not None:
+            self._drop_body()
         head = self._head
         self._buffer = rest
         self._state = _BUSY
         self.deadline = _NEVER
         self.keep_alive = head.keep_alive
         request = Request(
-            head.method, head.target, head.path, head.query, head.headers, body, self._client, self._received_at
-        )
+            head.method, head.target, head.path, head.query, head.headers, body, self._client, self._received_at,
+            head.known,
+        )  # fmt: skip
         self._responder = ConnectionResponder(self, self._transport, head)
         self._server.launch(request, self._responder)
 

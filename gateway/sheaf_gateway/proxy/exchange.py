@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from sheaf_gateway.proxy import metrics
+from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import BadResponse, UpstreamError
 from sheaf_gateway.proxy.types import Header
 
@@ -93,7 +94,7 @@ class Sink(Protocol):
 class WholeSink(Sink, Protocol):
     """A sink that takes a response that arrived in one read in one call, instead of head, body and end."""
 
-    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """Take a complete response; nothing more comes."""
         ...
 

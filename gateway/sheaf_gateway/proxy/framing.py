@@ -14,7 +14,7 @@ import msgspec
 
 from sheaf_gateway.proxy.errors import Refusal
 from sheaf_gateway.proxy.limits import ServerLimits
-from sheaf_gateway.proxy.types import Header
+from sheaf_gateway.proxy.types import Header, Known
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
@@ -53,6 +53,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     content_length: int
     chunked: bool
     expects_continue: bool
+    known: Known = msgspec.field(default_factory=Known)
 
 
 def parse_head(raw: bytes, limits: ServerLimits) -> RequestHead:

@@ -54,7 +54,7 @@ class HeadReader:
         self._digits = digits
         self._head = RequestHead(
             head.method, head.target, head.path, head.query, headers, head.minor, head.keep_alive, int(digits),
-            chunked=False, expects_continue=False,
+            chunked=False, expects_continue=False, known=head.known,
         )  # fmt: skip
         return self._head
 

@@ -1,5 +1,6 @@
 """Passing an engine's response through to a client: the sink between a pool and a responder."""
 
+from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import (
     ConnectTimeout,
     FirstByteTimeout,
@@ -51,9 +52,9 @@ class Relay:
         """See `exchange.Sink`."""
         self.responder.end()
 
-    def on_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """See `exchange.WholeSink`."""
-        self.responder.reply(status, forwardable(headers), body)
+        self.responder.reply(head.status, forwardable(head.headers), body)
 
     def on_error(self, error: UpstreamError) -> None:
         """See `exchange.Sink`."""

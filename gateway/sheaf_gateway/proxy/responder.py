@@ -10,6 +10,8 @@ from sheaf_gateway.proxy.response import (
     CLOSE_DELIMITED,
     LAST_CHUNK,
     NO_BODY,
+    joined,
+    joined_head,
     length_framing,
     response_head,
 )
@@ -139,8 +141,12 @@ class ConnectionResponder:
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """See `types.Responder`."""
+        self.reply_joined(status, joined(headers), body)
+
+    def reply_joined(self, status: int, lines: bytes, body: bytes) -> None:
+        """See `types.Responder`."""
         if self._may_start():
-            self._pending = response_head(status, headers, self._framing(status, len(body)))
+            self._pending = joined_head(status, lines, self._framing(status, len(body)))
             self._send(b"" if self._muted else body)
             self._finish()
         self.started = True

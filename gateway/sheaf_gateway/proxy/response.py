@@ -43,11 +43,28 @@ def response_head(status: int, headers: Headers, framing: bytes) -> bytes:
     Raises:
         ValueError: The status is not final, or a header holds a line break or NUL.
     """
+    return joined_head(status, joined(headers), framing)
+
+
+def joined_head(status: int, lines: bytes, framing: bytes) -> bytes:
+    """Return a response head of header lines that `joined` made.
+
+    Raises:
+        ValueError: The status is not final.
+    """
     line = _STATUS_LINES.get(status)
     if line is None:
         raise ValueError(f"status {status} is not a final HTTP status (200 to 599)")
-    lines = [name + b": " + value for name, value in headers if name.lower() not in HOP_BY_HOP]
-    return line + _join(lines) + framing
+    return line + lines + framing
+
+
+def joined(headers: Headers) -> bytes:
+    """Return the end-to-end headers as they go out, each with its line end.
+
+    Raises:
+        ValueError: A header holds a line break or NUL.
+    """
+    return _join([name + b": " + value for name, value in headers if name.lower() not in HOP_BY_HOP])
 
 
 def length_framing(length: int, *, keep_alive: bool, minor: int) -> bytes:
@@ -91,8 +108,25 @@ def request_head(method: str, target: str, authority: bytes, headers: Headers, l
     Raises:
         ValueError: The method, the target or a header holds what would break the head apart.
     """
-    lines = [name + b": " + value for name, value in headers if name not in _REPLACED]
-    return b"%bhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (_first(method, target), authority, _join(lines), length)
+    return lined_request_head(method, target, authority, request_lines(headers), length)
+
+
+def request_lines(headers: Headers) -> bytes:
+    """Return the end-to-end headers of a request but for Host as they go out, each with its line end.
+
+    Raises:
+        ValueError: A header holds a line break or NUL.
+    """
+    return _join([name + b": " + value for name, value in headers if name not in _REPLACED])
+
+
+def lined_request_head(method: str, target: str, authority: bytes, lines: bytes, length: int) -> bytes:
+    """Return what `request_head` does of header lines that `request_lines` made.
+
+    Raises:
+        ValueError: The method or the target holds what would break the head apart.
+    """
+    return b"%bhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (_first(method, target), authority, lines, length)
 
 
 @lru_cache(maxsize=256)

@@ -18,6 +18,13 @@ Headers = Sequence[Header]
 ErrorBody = Callable[[int, str, str], bytes]
 
 
+class Known(msgspec.Struct):
+    """Room for what an application works out of a request's head, whatever its Content-Length: it comes again with each
+    request of the same connection that has the same head but for that."""
+
+    value: object = None
+
+
 class Request(msgspec.Struct, frozen=True):
     """A whole request: strictly framed, body read, nothing decoded.
 
@@ -33,6 +40,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
     client: str
     received_at: float
+    known: Known = msgspec.field(default_factory=Known)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header by its lower-case name, or None."""
@@ -123,6 +131,10 @@ class Responder(Protocol):
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response at once."""
+        ...
+
+    def reply_joined(self, status: int, lines: bytes, body: bytes) -> None:
+        """Send a whole response at once, with headers that `response.joined` made lines of."""
         ...
 
     def abort(self) -> None:

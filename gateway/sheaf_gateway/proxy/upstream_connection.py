@@ -1,8 +1,9 @@
 """One connection to an engine: one exchange at a time, parsed by llhttp, delivered once per read.
 
 What one read brings is gathered first and then given to the sink in one piece per kind (head, body, end),
-so that a burst of small chunks costs one call and one write. A connection is kept only after a response
-that was framed by length or chunks and left not one byte over; anything else closes it.
+so that a burst of small chunks costs one call and one write. A whole answer like the one before needs no parser
+(see `again`). A connection is kept only after a response that was framed by length or chunks and left not one
+byte over; anything else closes it.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
+from sheaf_gateway.proxy.again import AnswerHead, AnswerReader
 from sheaf_gateway.proxy.errors import (
     BadResponse,
     FirstByteTimeout,
@@ -19,7 +21,7 @@ from sheaf_gateway.proxy.errors import (
     ResetMidBody,
     UpstreamError,
 )
-from sheaf_gateway.proxy.exchange import Endpoint, Exchange, WholeSink
+from sheaf_gateway.proxy.exchange import Endpoint, Exchange, Sink, WholeSink
 from sheaf_gateway.proxy.types import Header
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
     """The gateway's side of one connection to an engine, and the protocol object of its parser."""
 
     __slots__ = (
+        "_again",
         "_complete",
         "_exchange",
         "_framed",
@@ -67,6 +70,7 @@ class UpstreamConnection(asyncio.Protocol):
     _head_bytes: int
     _large: bool
     _status: int
+    _touched: bool
 
     def __init__(self, pool: "Pool", endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -78,6 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
+        self._again = AnswerReader()
         self._reset()
         self._parser = httptools.HttpResponseParser(self)
 
@@ -149,22 +154,9 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self._transport.abort()
             return
-        self._touched = True
-        if not self._status:
-            self._large = self._head_bytes + len(data) > self._pool.limits.max_head
-        broken: str | None = None
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            broken = str(error.__context__ or error)
         sink = exchange.sink
         try:
-            if self._head_given and not self._complete and broken is None:
-                self._pass_on(exchange)
-                return
-            if not self._status and broken is None:
-                broken = self._head_too_large(len(data))
-            self._deliver(exchange, broken)
+            self._take(exchange, data)
         except Exception as error:  # noqa: BLE001 - a sink must not raise; where one does, only its own request ends
             self._transport.abort()
             exchange.collapse(sink, error)
@@ -185,6 +177,28 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.fail(self._mid_body(ResetMidBody, "closed the connection within a response"))
         else:
             exchange.fail(self._before_head(ResetBeforeHead, "closed the connection before a response"))
+
+    def _take(self, exchange: "Exchange", data: bytes) -> None:
+        first = data
+        if self._touched:
+            first = b""
+        elif exchange.takes_whole and (whole := self._again.read(data)) is not None:
+            self._end_whole(exchange, whole[0], whole[1], kept=True)
+            return
+        self._touched = True
+        if not self._status:
+            self._large = self._head_bytes + len(data) > self._pool.limits.max_head
+        broken: str | None = None
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            broken = str(error.__context__ or error)
+        if self._head_given and not self._complete and broken is None:
+            self._pass_on(exchange)
+            return
+        if not self._status and broken is None:
+            broken = self._head_too_large(len(data))
+        self._deliver(exchange, broken, first)
 
     # What the parser says.
 
@@ -241,12 +255,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._touched = False
         self._until_close = False
 
-    def _deliver(self, exchange: Exchange, broken: str | None) -> None:
+    def _deliver(self, exchange: Exchange, broken: str | None, first: bytes) -> None:
+        """Give what was parsed to the sink; `first` is the read that began the answer, if it was this one."""
         if broken is not None and not self._complete and not self._head_given:
             self._fail(exchange, self._before_head(BadResponse, f"sent a bad response: {broken}"))
             return
         if self._complete and not self._head_given and exchange.takes_whole:
-            self._end(exchange, kept=self._kept and broken is None, whole=True)
+            kept = self._kept and broken is None
+            head = self._again.remember(first if kept else b"", self._status, self._headers)
+            self._end_whole(exchange, head, self._take_pieces(), kept=kept)
             return
         if self._status and not self._head_given:
             self._head_given = True
@@ -284,7 +301,13 @@ class UpstreamConnection(asyncio.Protocol):
         pieces.clear()
         return data
 
-    def _end(self, exchange: Exchange, *, kept: bool, whole: bool = False) -> None:
+    def _end(self, exchange: Exchange, *, kept: bool) -> None:
+        self._over(exchange, kept=kept).on_end()
+
+    def _end_whole(self, exchange: Exchange, head: AnswerHead, body: bytes, *, kept: bool) -> None:
+        cast("WholeSink", self._over(exchange, kept=kept)).on_whole(head, body)
+
+    def _over(self, exchange: Exchange, *, kept: bool) -> Sink:
         sink = exchange.finish()
         exchange.connection = self._exchange = None
         if exchange.paused:
@@ -292,10 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = True
         if not (kept and self._pool.keep(self)):
             self._transport.close()
-        if whole:
-            cast("WholeSink", sink).on_whole(self._status, self._headers, self._take_pieces())
-        else:
-            sink.on_end()
+        return sink
 
     def _fail(self, exchange: Exchange, error: UpstreamError) -> None:
         exchange.connection = self._exchange = None

@@ -12,7 +12,17 @@ from typing import Literal
 import msgspec
 import xxhash
 
-from sheaf_gateway.routing.cost import Coefficients, Terms, Work, cost
+from sheaf_gateway.routing.cost import (
+    ADAPTER_SHARE,
+    KV_PRESSURE_FROM,
+    Coefficients,
+    Residency,
+    Terms,
+    Work,
+    cost,
+    tokens,
+)
+from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, Seen
 
 Standing = Literal["Healthy", "Open", "Draining", "NotReady", "Tried"]
 Mode = Literal["Normal", "Panic", "Draining", "None"]
@@ -21,6 +31,7 @@ PANIC_SHARE = 0.5
 
 _EXPLAINED = "%s; 1 of %d; %.1f ms = queue %.1f + prefill %.1f + adapter %.1f + harm %.1f; cached %d B"
 _MAX_EXPLAINED = 199
+_NO_ADAPTER: tuple[Residency, int] = ("Resident", 0)
 
 
 class PodFacts(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +41,45 @@ class PodFacts(msgspec.Struct, frozen=True, gc=False):
     standing: Standing
     cached_bytes: int
     work: Work
+
+
+Own = tuple[int, float, float, float, float]
+"""Bytes of the prompt that are cached, tokens and pairs of the prefill of the rest, what that takes in milliseconds,
+and what it takes from each stream that runs there."""
+
+Row = tuple[str, Own, float, float, int, int, float, Residency, int, int, float]
+"""`PodFacts` of a healthy pod as a tuple: pod, own, pending tokens and pairs, running,
+foreign waiting, KV usage, residency, queued, slots and room short."""
+
+
+class Weighing(msgspec.Struct, frozen=True, gc=False):
+    """All pods as the quick way met them (see `weigh`): figures that decisions share, from which facts can be made.
+
+    `pods` has name, foreign running, foreign waiting and KV usage of each; `seen` its ledger, `owns` what the request
+    is for it; `adapted` residency and slots short, empty for the base model. `room` is how many tokens a KV cache
+    holds, 0 where that is not known.
+    """
+
+    pods: Sequence[tuple[str, int, int, float]]
+    seen: Sequence[Seen]
+    owns: Sequence[Own]
+    adapted: Sequence[tuple[Residency, int]]
+    now: float
+    size: int
+    room: int
+
+    def row(self, place: int, price: Coefficients) -> Row:
+        """One pod, as it was weighed."""
+        name, foreign_running, waiting, usage = self.pods[place]
+        pending, pending_pairs, first, first_pairs, since, running, queued, held = self.seen[place]
+        if queued:
+            expected = first * price.prefill_ms_per_token + first_pairs * price.attention_ms_per_pair
+            done = min((self.now - since) * 1000.0 / max(LEAST_MS, expected), MOST_DONE)
+            pending, pending_pairs = pending - done * first, pending_pairs - done * first_pairs
+        over = max(0.0, held + tokens(self.size) - self.room) if self.room else 0.0
+        state, short = self.adapted[place] if self.adapted else _NO_ADAPTER
+        running += foreign_running
+        return name, self.owns[place], pending, pending_pairs, running, waiting, usage, state, queued, short, over
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -49,9 +99,16 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     pod: str | None
     mode: Mode
-    facts: tuple[PodFacts, ...]
+    weighed: tuple[PodFacts, ...] | Weighing
     price: Coefficients
     place: int = -1
+
+    @property
+    def facts(self) -> tuple[PodFacts, ...]:
+        """Every pod as the request would have met it."""
+        if not isinstance(self.weighed, Weighing):
+            return self.weighed
+        return tuple([_fact(self.weighed.row(place, self.price)) for place in range(len(self.weighed.pods))])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -61,7 +118,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     @property
     def cached_bytes(self) -> int:
         """Bytes of the prompt that the chosen pod should have."""
-        return 0 if self.place < 0 else self.facts[self.place].cached_bytes
+        if self.place < 0:
+            return 0
+        if isinstance(self.weighed, Weighing):
+            return self.weighed.owns[self.place][0]
+        return self.weighed[self.place].cached_bytes
 
     def chosen(self) -> Candidate | None:
         """The candidate that won."""
@@ -96,6 +157,12 @@ def _lot(request_id: str, pod: str) -> tuple[int, str]:
     return xxhash.xxh3_64_intdigest(f"{request_id}\0{pod}".encode()), pod
 
 
+def _fact(row: Row) -> PodFacts:
+    pod, own, pending, pairs, running, waiting, usage, residency, queued, slots_short, room_short = row
+    work = Work(own[1], pending, running, waiting, usage, residency, own[2], pairs, queued, slots_short, room_short)
+    return PodFacts(pod, "Healthy", own[0], work)
+
+
 def _candidate(fact: PodFacts, price: Coefficients) -> Candidate:
     return Candidate(fact.pod, fact.standing, fact.cached_bytes, cost(fact.work, price))
 
@@ -116,9 +183,26 @@ def _usable(facts: Sequence[PodFacts]) -> tuple[Mode, list[int]]:
 
 def explain(decision: Decision) -> str:
     """Why, in under 200 characters of ASCII for a header."""
-    chosen = decision.chosen()
-    if chosen is None:
-        return f"no pod of {len(decision.facts)} can answer"
-    t = chosen.terms
-    where = (decision.mode.lower(), len(decision.facts))
-    return (_EXPLAINED % (*where, t.total, t.queue, t.prefill, t.adapter, t.harm, chosen.cached_bytes))[:_MAX_EXPLAINED]
+    weighed, price, place = decision.weighed, decision.price, decision.place
+    count = len(weighed.pods if isinstance(weighed, Weighing) else weighed)
+    if place < 0:
+        return f"no pod of {count} can answer"
+    terms = (
+        _terms(weighed.row(place, price), price) if isinstance(weighed, Weighing) else cost(weighed[place].work, price)
+    )
+    said = (terms.total, terms.queue, terms.prefill, terms.adapter, terms.harm, decision.cached_bytes)
+    return (_EXPLAINED % (decision.mode.lower(), count, *said))[:_MAX_EXPLAINED]
+
+
+def _terms(row: Row, price: Coefficients) -> Terms:
+    """What `cost` says of a row, to the last bit, with no object between."""
+    _, own, pending, pairs, running, waiting, usage, residency, queued, slots_short, room_short = row
+    queue = pending * price.prefill_ms_per_token + pairs * price.attention_ms_per_pair + waiting * price.waiting_ms
+    queue += room_short * price.room_ms_per_token
+    prefill, adapter, harm = price.base_ms + own[3], 0.0, running * own[4]
+    if slots_short or residency != "Resident":
+        adapter = ADAPTER_SHARE[residency] * price.adapter_load_ms + slots_short * price.slot_ms
+    if usage > KV_PRESSURE_FROM:
+        harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
+    harm += (queued + 1) * own[3]
+    return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm)

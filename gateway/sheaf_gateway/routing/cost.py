@@ -75,7 +75,7 @@ def cost(work: Work, price: Coefficients) -> Terms:
     queue = compute(work.pending_tokens, work.pending_pairs, price) + work.foreign_waiting * price.waiting_ms
     queue += work.room_short * price.room_ms_per_token
     prefill = price.base_ms + own
-    adapter = _ADAPTER_SHARE[work.residency] * price.adapter_load_ms + work.slots_short * price.slot_ms
+    adapter = ADAPTER_SHARE[work.residency] * price.adapter_load_ms + work.slots_short * price.slot_ms
     pressure = max(0.0, work.kv_usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM)
     disturbed = price.stream_ms + work.uncached_tokens * price.interference_ms_per_token
     harm = work.running * disturbed + pressure * price.preemption_ms + (work.queued + 1) * own
@@ -87,7 +87,7 @@ def compute(count: float, pairs: float, price: Coefficients) -> float:
     return count * price.prefill_ms_per_token + pairs * price.attention_ms_per_pair
 
 
-_ADAPTER_SHARE: dict[Residency, float] = {"Resident": 0.0, "Loading": 0.5, "Absent": 1.0}
+ADAPTER_SHARE: dict[Residency, float] = {"Resident": 0.0, "Loading": 0.5, "Absent": 1.0}
 
 
 def tokens(size: float) -> float:

@@ -21,10 +21,12 @@ import msgspec
 from sheaf_gateway.routing.blocks import NOTHING, Blocks, Depth
 
 PodKey = tuple[str, int]
+Held = OrderedDict[int, None]
 
 _EVIDENCE = 3
 _TRUSTED = 0.5
 _RATE = 0.2
+_NOTHING_HELD: Held = OrderedDict()
 
 
 class Announced(msgspec.Struct):
@@ -40,7 +42,7 @@ class PrefixIndex:
 
     def __init__(self, max_blocks: int = 262_144) -> None:
         self._max = max_blocks
-        self._pods: dict[PodKey, OrderedDict[int, None]] = {}
+        self._pods: dict[PodKey, Held] = {}
         self._size = 0
         self.announced: dict[PodKey, Announced] = {}
 
@@ -49,25 +51,35 @@ class PrefixIndex:
 
     def match(self, chain: Sequence[int], pods: Sequence[PodKey]) -> dict[PodKey, int]:
         """Number of leading blocks of `chain` that each (pod name, epoch) should hold; pods with none are left out."""
-        found: dict[PodKey, int] = {}
+        depths = self.depths(chain, [self._pods.get(pod, _NOTHING_HELD) for pod in pods], pods)
+        return {pod: depth for pod, depth in zip(pods, depths, strict=False) if depth}
+
+    def history(self, pod: PodKey) -> Held:
+        """What the pod was sent, the least recently used first; valid until `keep` leaves it out."""
+        held = self._pods.get(pod)
+        if held is None:
+            held = self._pods[pod] = OrderedDict()
+        return held
+
+    def depths(self, chain: Sequence[int], histories: Sequence[Held], pods: Sequence[PodKey]) -> list[int]:
+        """Number of leading blocks of `chain` that each pod should hold, by their histories; empty: none holds any."""
         if not chain:
-            return found
-        known, first, whole = self._pods, chain[0], len(chain)
+            return []
+        found: list[int] = []
+        first, whole = chain[0], len(chain)
         guess = whole
-        for pod in pods:
-            held = known.get(pod)
-            if not held or first not in held:
+        for held in histories:
+            if first not in held:
+                found.append(0)
                 continue
             if chain[guess - 1] not in held or (guess < whole and chain[guess] in held):
                 guess = _matched(held, chain)
-            found[pod] = guess
+            found.append(guess)
         return self._with_announced(chain, pods, found) if self.announced else found
 
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
         """Remember that the pod was sent these blocks; `room` is how many blocks its cache holds (0: unknown)."""
-        held = self._pods.get(pod)
-        if held is None:
-            held = self._pods[pod] = OrderedDict()
+        held = self.history(pod)
         before = len(held)
         most = min(room, self._max) if room > 0 else self._max
         refresh = held.move_to_end
@@ -115,13 +127,11 @@ class PrefixIndex:
         self.announced = {pod: engine for pod, engine in self.announced.items() if pod in alive}
         self._size = sum(map(len, self._pods.values()))
 
-    def _with_announced(
-        self, chain: Sequence[int], pods: Sequence[PodKey], found: dict[PodKey, int]
-    ) -> dict[PodKey, int]:
-        for pod in pods:
+    def _with_announced(self, chain: Sequence[int], pods: Sequence[PodKey], found: list[int]) -> list[int]:
+        for place, pod in enumerate(pods):
             engine = self.announced.get(pod)
             if engine is not None and chain[0] in engine.blocks.marks:
-                found[pod] = max(found.get(pod, 0), _matched(engine.blocks.marks, chain))
+                found[place] = max(found[place], _matched(engine.blocks.marks, chain))
         return found
 
     def _give_up(self, excess: int) -> None:
@@ -143,6 +153,6 @@ def _matched(held: Container[int], chain: Sequence[int]) -> int:
     return low
 
 
-def _shrink(held: OrderedDict[int, None], size: int) -> None:
+def _shrink(held: Held, size: int) -> None:
     while len(held) > size:
         held.popitem(last=False)

@@ -6,8 +6,8 @@ from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.breaker import Breaker
 from sheaf_gateway.routing.cost import Coefficients
 
-_MOST_DONE = 0.9
-_LEAST_MS = 1e-6
+MOST_DONE = 0.9
+LEAST_MS = 1e-6
 
 
 class Prefill(msgspec.Struct, frozen=True, gc=False):
@@ -18,6 +18,10 @@ class Prefill(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_WORK = Prefill()
+
+Seen = tuple[float, float, float, float, float, int, int, float]
+"""A ledger at one moment: pending tokens and pairs, tokens and pairs of the first that is queued, since when it is the
+first, running, queued, tokens held."""
 
 
 class Ticket(msgspec.Struct):
@@ -51,7 +55,7 @@ class PodLedger(msgspec.Struct):
 
     Of the `running` attempts `told` are those of other gateways. `queued` has that work by ticket, in order; `since` is
     when its first entry came to be the first. `adapters` counts attempts by adapter, `held_tokens` what all of them
-    keep in the KV cache.
+    keep in the KV cache. `seen` is what `look` last said, None where that has changed.
     """
 
     running: int = 0
@@ -63,16 +67,26 @@ class PodLedger(msgspec.Struct):
     breaker: Breaker = circuit.CLOSED
     queued: dict[int, Prefill] = {}
     adapters: dict[str, int] = {}
+    seen: Seen | None = None
+
+    def look(self) -> Seen:
+        """The ledger as it is, kept in `seen` until it changes: many decisions share what they hold of it."""
+        first = next(iter(self.queued.values()), NO_WORK)
+        seen = self.seen = (
+            self.pending_tokens, self.pending_pairs, first.tokens, first.pairs,
+            self.since, self.running, len(self.queued), self.held_tokens,
+        )  # fmt: skip
+        return seen
 
     def ahead(self, now: float, price: Coefficients) -> Prefill:
         """The work before a request that came now: what is queued, less what the first of it must have done by now."""
         if not self.queued:
-            return NO_WORK if not self.pending_tokens else Prefill(self.pending_tokens, self.pending_pairs)
+            return NO_WORK
         first = next(iter(self.queued.values()))
         count, met = first.tokens, first.pairs
         expected = count * price.prefill_ms_per_token + met * price.attention_ms_per_pair
-        done = (now - self.since) * 1000.0 / (max(_LEAST_MS, expected))
-        done = min(done, _MOST_DONE)
+        done = (now - self.since) * 1000.0 / (max(LEAST_MS, expected))
+        done = min(done, MOST_DONE)
         return Prefill(self.pending_tokens - done * count, self.pending_pairs - done * met)
 
     def slots_short(self, adapter: str | None, slots: int) -> int:
@@ -84,6 +98,7 @@ class PodLedger(msgspec.Struct):
 
 def enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
     """An attempt begins on the pod."""
+    ledger.seen = None
     if not ledger.queued:
         ledger.since = now
     ledger.running += 1
@@ -97,21 +112,31 @@ def enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
 
 def leave(ledger: PodLedger, ticket: Ticket) -> None:
     """An attempt whose prompt is computed, or given up, is over."""
+    ledger.seen = None
     ledger.running = max(0, ledger.running - 1)
     ledger.held_tokens = max(0.0, ledger.held_tokens - ticket.held)
-    left = ledger.adapters.get(ticket.adapter or "", 0) - 1
+    if ticket.adapter is None:
+        return
+    left = ledger.adapters.get(ticket.adapter, 0) - 1
     if left > 0:
-        ledger.adapters[ticket.adapter or ""] = left
+        ledger.adapters[ticket.adapter] = left
     else:
-        ledger.adapters.pop(ticket.adapter or "", None)
+        ledger.adapters.pop(ticket.adapter, None)
 
 
 def prefilled(ledger: PodLedger, ticket: Ticket, now: float) -> None:
-    """The prompt of an attempt is computed, or will not be."""
-    if not ticket.answered:
-        ticket.answered = True
-        if next(iter(ledger.queued), None) == ticket.number:
-            ledger.since = now
-        ledger.queued.pop(ticket.number, None)
+    """The prompt of an attempt is computed, or will not be. Where nothing is queued nothing is pending, whatever
+    rounding has left."""
+    if ticket.answered:
+        return
+    ticket.answered = True
+    ledger.seen = None
+    queued = ledger.queued
+    if next(iter(queued), None) == ticket.number:
+        ledger.since = now
+    queued.pop(ticket.number, None)
+    if queued:
         ledger.pending_tokens = max(0.0, ledger.pending_tokens - ticket.tokens)
         ledger.pending_pairs = max(0.0, ledger.pending_pairs - ticket.pairs)
+    else:
+        ledger.pending_tokens = ledger.pending_pairs = 0.0

@@ -20,10 +20,10 @@ from sheaf_gateway.routing.index import PodKey, PrefixIndex
 from sheaf_gateway.routing.ledger import PodLedger, Prefill, Ticket, enter, leave, prefilled
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
-from sheaf_gateway.routing.weigh import Group, Scale, residency
+from sheaf_gateway.routing.weigh import Group, residency, weigh
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Ask(msgspec.Struct, frozen=True):
     """What routing needs of a request: whose prefix (`chain`, see `prefix`), how long, for which adapter.
 
     `exact` says that `prompt`, which the chain is of, are the very bytes that the engine will compute (see `form`).
@@ -47,6 +47,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNKNOWN = Capacity()
+NO_CHAIN: list[int] = []
+_NOT_YET = False
 _SETTLE_S = 0.5
 _MOST_UNSETTLED = 65_536
 
@@ -89,15 +91,26 @@ class Router:
     def decide(self, ask: Ask, pods: Sequence[Pod], now: float, tried: frozenset[str] = frozenset()) -> Decision:
         """Where the request goes among the pods of its Model, leaving out those tried before."""
         group, price = self._group(ask.model, pods), self.model(ask.model).coefficients
-        matched, capacity = self.index.match(ask.chain, group.keys), self.capacities.get(ask.model, UNKNOWN)
         if group.plain and not tried:
-            scale = Scale(ask.prompt_bytes, ask.adapter, ask.digest, price, now, capacity.slots, capacity.kv_tokens)
-            weighed = scale.weigh(group, matched)
-            if weighed is not None:
-                facts, totals = weighed
-                place = 0 if len(totals) == 1 else cheapest([fact.pod for fact in facts], totals, ask.request_id)
-                return Decision(facts[place].pod, "Normal", tuple(facts), price, place)
-        return choose(self.facts(ask, group, matched, now, tried), price, ask.request_id)
+            capacity = self.capacities.get(ask.model, UNKNOWN)
+            matched = self.index.depths(ask.chain, group.histories, group.keys)
+            found = weigh(
+                group,
+                matched,
+                ask.prompt_bytes,
+                ask.adapter,
+                ask.digest,
+                price,
+                now,
+                capacity.slots,
+                capacity.kv_tokens,
+            )
+            if found is not None:
+                weighed, totals = found
+                place = cheapest(group.names, totals, ask.request_id) if len(totals) > 1 else 0
+                return Decision(group.names[place], "Normal", weighed, price, place)
+        facts = self.facts(ask, group, self.index.match(ask.chain, group.keys), now, tried)
+        return choose(facts, price, ask.request_id)
 
     def facts(
         self, ask: Ask, group: Group, matched: Mapping[PodKey, int], now: float, tried: frozenset[str] = frozenset()
@@ -113,34 +126,23 @@ class Router:
 
     def sent(self, ask: Ask, decision: Decision, pod: Pod, now: float) -> Ticket:
         """Account for an attempt that starts now on the chosen pod."""
-        self._settle(now)
+        if self._unsettled:
+            self._settle(now)
         ledger, key = self.ledger(pod.name), (pod.name, pod.epoch)
-        cached = self._cached(ask, decision, key)
-        own = _own(ask, cached.end)
-        ahead = ledger.ahead(now, self.model(ask.model).coefficients)
-        capacity = self.capacities.get(ask.model, UNKNOWN)
-        clear = not ledger.slots_short(ask.adapter, capacity.slots)
-        ledger.breaker, probe = circuit.sent(ledger.breaker, now, self.rules)
+        price, capacity = self.model(ask.model).coefficients, self.capacities.get(ask.model, UNKNOWN)
+        cached = self._cached(ask, decision, key) if ask.exact else _predicted(decision.cached_bytes)
+        own, ahead = _own(ask, cached.end), ledger.ahead(now, price)
+        clear, probe = not ledger.slots_short(ask.adapter, capacity.slots), False
+        if ledger.breaker.phase != "Closed":
+            ledger.breaker, probe = circuit.sent(ledger.breaker, now, self.rules)
         self._tickets += 1
         ticket = Ticket(
-            pod.name,
-            ask.model,
-            probe,
-            now,
-            own.tokens,
-            ahead.tokens,
-            number=self._tickets,
-            adapter=ask.adapter,
-            held=tokens(ask.prompt_bytes),
-            pairs=own.pairs,
-            ahead_pairs=ahead.pairs,
-            clear=clear,
-            cached=cached.tokens,
-            chain=ask.chain if ask.exact and key in self.index.announced else [],
-            epoch=pod.epoch,
-        )
+            pod.name, ask.model, probe, now, own.tokens, ahead.tokens, _NOT_YET, self._tickets, ask.adapter,
+            tokens(ask.prompt_bytes), own.pairs, ahead.pairs, clear, cached.tokens,
+            ask.chain if ask.exact and key in self.index.announced else NO_CHAIN, pod.epoch,
+        )  # fmt: skip
         enter(ledger, ticket, now)
-        self.index.record(ask.chain, key, self._room(ask.model))
+        self.index.record(ask.chain, key, _room(capacity))
         if self.teller is not None:
             self.teller.sent(ticket, ask.chain, exact=ask.exact)
         return ticket
@@ -180,10 +182,10 @@ class Router:
         ledger, key = self.ledger(ticket.pod), (ticket.pod, ticket.epoch)
         self._tickets += 1
         ticket.number = self._tickets
-        ticket.chain = chain if exact and key in self.index.announced else []
+        ticket.chain = chain if exact and key in self.index.announced else NO_CHAIN
         enter(ledger, ticket, now)
         ledger.told += 1
-        self.index.record(chain, key, self._room(ticket.model))
+        self.index.record(chain, key, _room(self.capacities.get(ticket.model, UNKNOWN)))
 
     def move_on(self, ticket: Ticket, now: float) -> None:
         """The answer of an attempt began: its prompt is computed."""
@@ -232,22 +234,15 @@ class Router:
         """What is the same for every request while the pods are the same tuple."""
         found = self._groups.get(model)
         if found is None or found.pods is not pods:
-            found = Group(pods, self.ledger)
+            found = Group(pods, self.ledger, self.index.history)
             if isinstance(pods, tuple):
                 self._groups[model] = found
         return found
 
     def _cached(self, ask: Ask, decision: Decision, pod: PodKey) -> Depth:
         """What the pod should have of the prompt: to the KV block where its engine says so, else by hash blocks."""
-        predicted = decision.cached_bytes
-        said = self.index.depth(ask.chain, ask.prompt, pod) if ask.exact else NOTHING
-        if said.tokens and said.end + BLOCK > predicted:
-            return said
-        return Depth(int(tokens(predicted)), predicted)
-
-    def _room(self, model: str) -> int:
-        """Blocks of `BLOCK` bytes that the KV cache of a pod has room for; 0: unknown."""
-        return int(self.capacities.get(model, UNKNOWN).kv_tokens * BYTES_PER_TOKEN) // BLOCK
+        predicted, said = decision.cached_bytes, self.index.depth(ask.chain, ask.prompt, pod)
+        return said if said.tokens and said.end + BLOCK > predicted else _predicted(predicted)
 
     def _turn(self, ledger: PodLedger, pod: str, breaker: Breaker) -> None:
         before, ledger.breaker = ledger.breaker.phase, breaker
@@ -266,6 +261,15 @@ class Router:
         while unsettled and unsettled[0][0] <= now:
             ticket = unsettled.popleft()[1]
             self.index.settle(ticket.chain, (ticket.pod, ticket.epoch), computed=True)
+
+
+def _predicted(cached_bytes: int) -> Depth:
+    return Depth(int(tokens(cached_bytes)), cached_bytes) if cached_bytes else NOTHING
+
+
+def _room(capacity: Capacity) -> int:
+    """Blocks of `BLOCK` bytes that the KV cache of a pod has room for; 0: unknown."""
+    return int(capacity.kv_tokens * BYTES_PER_TOKEN) // BLOCK
 
 
 def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity, ahead: Prefill) -> Work:

@@ -1,121 +1,124 @@
 """The way that nearly every request takes: all pods of its Model are plainly healthy.
 
 What the cost model says is worked out for all of them in one pass, to the last bit of every sum as `cost` does it (a
-property test compares them), and only the facts are kept: what they mean term by term is worked out when somebody asks
-why (`choose.Decision`). What belongs to a pod and not to the request is looked up once, and again when the pods change.
+property test compares them; calls would cost more than the sums), and only the facts are kept: what they mean term by
+term is worked out when somebody asks why (`choose.Decision`). What belongs to a pod and not to the request is looked up
+once, and again when the pods change.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from sheaf_gateway.fleet.view import Pod
-from sheaf_gateway.routing.choose import PodFacts
+from sheaf_gateway.routing.choose import Own, Weighing
 from sheaf_gateway.routing.cost import (
+    ADAPTER_SHARE,
     BYTES_PER_TOKEN,
     KV_PRESSURE_FROM,
     Coefficients,
     Residency,
-    Work,
     compute,
     pairs,
     tokens,
 )
-from sheaf_gateway.routing.index import PodKey
-from sheaf_gateway.routing.ledger import PodLedger
+from sheaf_gateway.routing.index import Held, PodKey
+from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, PodLedger, Seen
 from sheaf_gateway.routing.prefix import BLOCK
-
-_Own = tuple[int, float, float, float, float]
-_RESIDENT: Residency = "Resident"
 
 
 class Group:
     """The pods of one Model as one view of the fleet has them, with their keys and ledgers; `plain` where all are ready
-    and none drains."""
+    and none drains. `looks` has of each pod what `weigh` reads, `told` what decisions keep of it (see `Weighing`).
+    Valid until the index and the ledgers forget pods."""
 
-    __slots__ = ("keys", "plain", "pods", "rows")
-
-    def __init__(self, pods: Sequence[Pod], ledger: Callable[[str], PodLedger]) -> None:
-        self.pods = pods
-        self.plain = bool(pods) and all(pod.ready and not pod.draining for pod in pods)
-        self.keys: list[PodKey] = [(pod.name, pod.epoch) for pod in pods]
-        self.rows = [(pod, key, ledger(pod.name)) for pod, key in zip(pods, self.keys, strict=True)]
-
-
-class Scale:
-    """What one request is weighed by on every pod: its size, its adapter, the pool's prices, the time."""
-
-    __slots__ = ("adapter", "digest", "kv_tokens", "now", "price", "size", "slots")
+    __slots__ = ("histories", "keys", "looks", "names", "nothing", "plain", "pods", "rows", "told")
 
     def __init__(
-        self, size: int, adapter: str | None, digest: str, price: Coefficients, now: float, slots: int, kv_tokens: int
+        self, pods: Sequence[Pod], ledger: Callable[[str], PodLedger], history: Callable[[PodKey], Held]
     ) -> None:
-        self.size = size
-        self.adapter = adapter
-        self.digest = digest
-        self.price = price
-        self.now = now
-        self.slots = slots
-        self.kv_tokens = kv_tokens
+        self.pods = pods
+        self.plain = bool(pods) and all(pod.ready and not pod.draining for pod in pods)
+        self.names = [pod.name for pod in pods]
+        self.keys: list[PodKey] = [(pod.name, pod.epoch) for pod in pods]
+        self.rows = [(pod, key, ledger(pod.name)) for pod, key in zip(pods, self.keys, strict=True)]
+        self.told = tuple((pod.name, pod.foreign_running, pod.foreign_waiting, pod.kv_usage) for pod in pods)
+        self.looks = [(row[2], *told[1:]) for row, told in zip(self.rows, self.told, strict=True)]
+        self.histories = [history(key) for key in self.keys]
+        self.nothing = [0] * len(pods)
 
-    def weigh(self, group: Group, matched: Mapping[PodKey, int]) -> tuple[list[PodFacts], list[float]] | None:
-        """The facts of every pod and what each would cost in milliseconds; None where a breaker is not closed."""
-        price, now, adapter, room = self.price, self.now, self.adapter, self.kv_tokens
-        waiting_ms, base_ms, token_ms, pair_ms = (
-            price.waiting_ms, price.base_ms, price.prefill_ms_per_token, price.attention_ms_per_pair,
-        )  # fmt: skip
-        last, state, short, load_ms, over = 0, _RESIDENT, 0, 0.0, 0.0
-        cached, uncached, own_pairs, own_ms, disturbed = cold = self._own(0)
-        facts, totals, owns = [], [], {0: cold}
-        for pod, key, ledger in group.rows:
-            if ledger.breaker.phase != "Closed":
-                return None
-            if matched and (blocks := matched.get(key, 0)) != last:
-                last, own = blocks, owns.get(blocks)
-                if own is None:
-                    own = owns[blocks] = self._own(blocks)
-                cached, uncached, own_pairs, own_ms, disturbed = own
-            waiting, usage, queued = pod.foreign_waiting, pod.kv_usage, len(ledger.queued)
-            queue, ahead_tokens, ahead_pairs = waiting * waiting_ms, 0.0, 0.0
-            if queued or ledger.pending_tokens:
-                ahead = ledger.ahead(now, price)
-                ahead_tokens, ahead_pairs = ahead.tokens, ahead.pairs
-                queue = ahead_tokens * token_ms + ahead_pairs * pair_ms + queue
-            if room:
-                over = self._over(ledger)
-                queue += over * price.room_ms_per_token
-            if adapter is not None:
-                state, short, load_ms = self._adapted(pod, ledger)
-            running = ledger.running + pod.foreign_running
-            harm = running * disturbed
-            if usage > KV_PRESSURE_FROM:
-                harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
-            harm += (queued + 1) * own_ms
-            totals.append(queue + (base_ms + own_ms) + load_ms + harm)
-            work = Work(
-                uncached, ahead_tokens, running, waiting, usage, state,
-                own_pairs, ahead_pairs, queued, short, over,
-            )  # fmt: skip
-            facts.append(PodFacts(key[0], "Healthy", cached, work))
-        return facts, totals
 
-    def _own(self, blocks: int) -> _Own:
-        """Bytes that are cached, tokens and pairs of its own prefill, what that takes, and what it takes from each
-        stream that runs there, in milliseconds."""
-        price, size = self.price, self.size
-        cached = min(size, blocks * BLOCK)
-        count = (size - cached) / BYTES_PER_TOKEN
-        met = pairs(count, cached / BYTES_PER_TOKEN)
-        return cached, count, met, compute(count, met, price), price.stream_ms + count * price.interference_ms_per_token
+def weigh(
+    group: Group,
+    matched: Sequence[int],
+    size: int,
+    adapter: str | None,
+    digest: str,
+    price: Coefficients,
+    now: float,
+    slots: int,
+    room: int,
+) -> tuple[Weighing, list[float]] | None:
+    """The facts of every pod and what each would cost in milliseconds; None where a breaker is not closed.
 
-    def _over(self, ledger: PodLedger) -> float:
-        return max(0.0, ledger.held_tokens + tokens(self.size) - self.kv_tokens)
+    Args:
+        group: the pods.
+        matched: leading blocks of the prompt that each pod should hold; empty where none holds any.
+        size: bytes of the prompt.
+        adapter: the adapter, None for the base model, and `digest` its present content.
+        digest: see `adapter`.
+        price: the pool's prices.
+        now: the time in seconds.
+        slots: adapters in one batch of a pod; 0: unknown.
+        room: tokens that a pod's KV cache holds; 0: unknown.
+    """
+    waiting_ms, base_ms, token_ms, pair_ms = (
+        price.waiting_ms, price.base_ms, price.prefill_ms_per_token, price.attention_ms_per_pair,
+    )  # fmt: skip
+    own = cold = _own(size, 0, price)
+    known, own_ms, disturbed, last = {0: cold}, cold[3], cold[4], 0
+    adapted, loads = _adapted(group, adapter, digest, price, slots) if adapter is not None else ((), ())
+    totals: list[float] = []
+    looked: list[Seen] = []
+    owns: list[Own] = []
+    for (ledger, foreign_running, waiting, usage), blocks in zip(group.looks, matched or group.nothing, strict=True):
+        if ledger.breaker.phase != "Closed":
+            return None
+        if blocks != last:
+            last, own = blocks, known.get(blocks) or known.setdefault(blocks, _own(size, blocks, price))
+            own_ms, disturbed = own[3], own[4]
+        seen = ledger.seen or ledger.look()
+        pending, pending_pairs, first, first_pairs, since, running, queued, held = seen
+        if queued:
+            expected = first * token_ms + first_pairs * pair_ms
+            done = (now - since) * 1000.0 / (expected if expected > LEAST_MS else LEAST_MS)  # noqa: FURB136
+            done = done if done < MOST_DONE else MOST_DONE  # noqa: FURB136
+            pending, pending_pairs = pending - done * first, pending_pairs - done * first_pairs
+        queue = pending * token_ms + pending_pairs * pair_ms + waiting * waiting_ms
+        if room:
+            queue += max(0.0, held + tokens(size) - room) * price.room_ms_per_token
+        harm = (running + foreign_running) * disturbed
+        if usage > KV_PRESSURE_FROM:
+            harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
+        harm += (queued + 1) * own_ms
+        totals.append(queue + (base_ms + own_ms) + (loads[len(totals)] if loads else 0.0) + harm)
+        looked.append(seen)
+        owns.append(own)
+    return Weighing(group.told, looked, owns, adapted, now, size, room), totals
 
-    def _adapted(self, pod: Pod, ledger: PodLedger) -> tuple[Residency, int, float]:
-        """Whether the adapter is there, how many must leave a slot for it, and what both cost."""
-        state, price, short = residency(pod, self.adapter, self.digest), self.price, 0
-        share = 0.0 if state == "Resident" else 0.5 if state == "Loading" else 1.0
-        if self.slots:
-            short = ledger.slots_short(self.adapter, self.slots)
-        return state, short, share * price.adapter_load_ms + short * price.slot_ms
+
+def _own(size: int, blocks: int, price: Coefficients) -> Own:
+    """See `choose.Own`."""
+    cached = min(size, blocks * BLOCK)
+    count = (size - cached) / BYTES_PER_TOKEN
+    met = pairs(count, cached / BYTES_PER_TOKEN)
+    return cached, count, met, compute(count, met, price), price.stream_ms + count * price.interference_ms_per_token
+
+
+def _adapted(
+    group: Group, adapter: str, digest: str, price: Coefficients, slots: int
+) -> tuple[list[tuple[Residency, int]], list[float]]:
+    """Of each pod whether the adapter is there, how many must leave a slot for it, and what both cost."""
+    found = [(residency(pod, adapter, digest), ledger.slots_short(adapter, slots)) for pod, _, ledger in group.rows]
+    return found, [ADAPTER_SHARE[state] * price.adapter_load_ms + short * price.slot_ms for state, short in found]
 
 
 def residency(pod: Pod, adapter: str | None, digest: str) -> Residency:
