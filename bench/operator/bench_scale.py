@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--adapters", type=int)
     parser.add_argument("--pods", type=int)
     parser.add_argument("--changes", type=int, help="of each kind, at each size; default 30, with --quick 3")
-    parser.add_argument("--quiet-minutes", type=float, help="default 2, with --quick 0.2")
+    parser.add_argument("--quiet-minutes", type=float, help="default 10, with --quick 0.2")
     parser.add_argument("--converges", type=float, default=1800.0, help="give up after so many seconds")
     parser.add_argument("--profile", type=Path, help="sample the first operator of the whole fleet into this file")
     parser.add_argument("--state", type=Path, default=default_state().parent / "bench-operator", metavar="DIR")
@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
     options.size = Size(options.models or base.models, options.adapters or base.adapters, options.pods or base.pods)
     options.changes = options.changes or (3 if options.quick else 30)
     if options.quiet_minutes is None:
-        options.quiet_minutes = 0.2 if options.quick else 2.0
+        options.quiet_minutes = 0.2 if options.quick else 10.0
     options.profile = options.profile and options.profile.absolute()
     return options
 

@@ -9,6 +9,7 @@ import pytest
 from cluster.cluster import Cluster
 
 from resilience.fleet import Fleet, emulated, fleet
+from resilience.logs import surprises
 
 
 @pytest.fixture(scope="package")
@@ -19,3 +20,11 @@ def sheaf(cluster: Cluster) -> Iterator[Fleet]:
     with fleet(cluster, f"resilience-{secrets.token_hex(3)}") as running:
         running.serve("good", emulated(replicas=2), timeout=120)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _nothing_surprises(sheaf: Fleet) -> Iterator[None]:
+    """Whatever is done to it, neither operator nor gateway meets what it was not written for."""
+    before = set(surprises(sheaf))
+    yield
+    assert [line for line in surprises(sheaf) if line not in before] == []

@@ -68,7 +68,7 @@ def assert_blocks_add_up(engine: Engine, _: StepResult) -> None:
     sequences = engine.sequences()
     holders: dict[int, int] = {}
     for sequence in sequences:
-        for block_hash in sequence.held:
+        for block_hash in sequence.request.block_hashes[: sequence.held]:
             holders[block_hash] = holders.get(block_hash, 0) + 1
     idle = engine.pool.idle
     assert all(engine.pool.holders(block_hash) == count for block_hash, count in holders.items())

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from sheaf_gateway import files
 from sheaf_gateway.api.figure_readers import SharedToken
 from sheaf_gateway.api.gathering import answer
 from sheaf_gateway.api.inference import Inference, InferenceRules
@@ -109,7 +110,7 @@ class Gateway:
         host, port = parse_listen(self.config.listen)
         limits = ServerLimits(
             max_body=self.config.limits.max_body,
-            max_connections=self.config.limits.max_connections,
+            max_connections=_connections(self.config.limits.max_connections),
             keep_alive_s=self.config.times.keep_alive,
         )
         surface = _Leaving(self, Surface(self.inference, bridge))
@@ -178,7 +179,7 @@ class Gateway:
     async def _follow_keys(self, path: Path) -> None:
         async for found in contents(path, MAX_KEYS_BYTES):
             try:
-                self.inference.keys = _parsed_keys(path, found)
+                self.inference.keys = await asyncio.to_thread(_parsed_keys, path, found)
             except ConfigError as error:
                 log.warning("keys_refused", reason=str(error), kept="the keys read before")
 
@@ -266,6 +267,15 @@ def _parsed_keys(path: Path, found: bytes | OSError) -> KeyRing:
         return read_keys(found)
     except ValueError as error:
         raise ConfigError(f"keysFile {path}: {error}") from None
+
+
+def _connections(wanted: int) -> int:
+    allowed = files.raise_limit()
+    found = files.for_clients(allowed, wanted)
+    if found < wanted:
+        mend = "raise the limit of open files"
+        log.warning("fewer_connections", allowed=found, wanted=wanted, files=allowed, mend=mend)
+    return found
 
 
 def _rules(config: GatewayConfig) -> InferenceRules:

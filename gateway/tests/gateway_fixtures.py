@@ -54,7 +54,7 @@ class World:
         self.snapshot["version"] += 1
         replace(self.folder / "fleet.json", json.dumps(self.snapshot).encode())
 
-    async def until(self, truth: Callable[[], object], within: float = 1.5) -> None:
+    async def until(self, truth: Callable[[], object], within: float = 10.0) -> None:
         async with asyncio.timeout(within):
             while not truth():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)

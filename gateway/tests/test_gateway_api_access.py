@@ -80,9 +80,14 @@ async def test_keys_are_read_again_when_the_file_changes_and_kept_when_it_breaks
     await world.until(lambda: world.gateway.inference.keys is not ring)
     assert (await ask(world, "POST", CHAT, chat(), bearer("k-new")))[0] == 200
     assert (await ask(world, "POST", CHAT, chat(), bearer("k-ci")))[0] == 401
-    replace(path, b"keys: [{name: x}]")
-    await asyncio.sleep(0.3)
-    assert (await ask(world, "POST", CHAT, chat(), bearer("k-new")))[0] == 200
+    for broken in (b"keys: [{name: x}]", b'keys: !!int ""', b"[" * 50_000, b"!!timestamp x"):
+        replace(path, broken)
+        await asyncio.sleep(0.25)
+        assert (await ask(world, "POST", CHAT, chat(), bearer("k-new")))[0] == 200
+    ring = world.gateway.inference.keys
+    replace(path, ("keys:\n" + entry("last", "k-last")).encode())
+    await world.until(lambda: world.gateway.inference.keys is not ring)
+    assert (await ask(world, "POST", CHAT, chat(), bearer("k-last")))[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_the_tokens_asked_for_are_read_in_every_dialect(decode, more, tokens):
     assert parsed.tokens() >= tokens
 
 
-EVENTS = [b'data: {"n": 1}\n\n', b": ping\n\n", b"event: x\r\ndata: y\r\n\r\n", b"data: [DONE]\n\n"]
+EVENTS = [b'data: {"n": 1}\n\n', b": ping\n\n", b'event: x\r\ndata: {"y":1}\r\n\r\n', b"data: [DONE]\n\n"]
 
 
 @QUICK

@@ -260,7 +260,7 @@ async def limited(make_world, prefix, make_limits):  # noqa: F811
         keys = "keys:\n" + entry("a", requestsPerMinute=5, tokensPerMinute=100_000, maxConcurrent=4) + entry("free")
         spec = {"models": [model("base", sloRef={"name": "chat"})], "slos": [slo("chat")]}
         world = await make_world(pods={"base": 1}, keys=keys, **spec)
-        world.gateway.inference.shared = make_limits(url, prefix=prefix, timeout_s=0.1, **options)
+        world.gateway.inference.shared = make_limits(url, prefix=prefix, timeout_s=2.0, **options)
         return world
 
     return make

@@ -59,7 +59,7 @@ def declared(agents):
     return changes
 
 
-async def until(truth, within=1.5):
+async def until(truth, within=10.0):
     async with asyncio.timeout(within):
         while not truth():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -4,6 +4,7 @@ import asyncio
 from base64 import b64encode
 from contextlib import aclosing
 
+import msgspec
 import pytest
 import zmq.asyncio
 from gateway_fixtures import adapter, ask, chat, make_world, model  # noqa: F401
@@ -71,7 +72,7 @@ class Heard:
         return self.index.match(found, [(pod, epoch)]).get((pod, epoch), 0)
 
     async def until(self, truth) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not truth():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -156,7 +157,7 @@ async def test_a_gap_that_cannot_be_filled_begins_anew(heard):
 
 async def _steadily(heard: Heard, truth) -> None:
     """Publish until a subscription without replay hears it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not truth():
             await heard.publisher.publish(stored(9, 0))
             await asyncio.sleep(0.01)
@@ -185,11 +186,19 @@ async def test_a_pod_that_goes_takes_everything_along(heard):
     assert heard.events.forms == {}
 
 
-async def test_garbage_breaks_nothing_and_the_subscription_comes_back(heard):
+def deep() -> bytes:
+    """A batch with a value that nests deeper than can be read."""
+    return msgspec.msgpack.encode([0.0, [{**stored(1, 1), "extra_keys": [["mark"]]}], 0]).replace(
+        msgspec.msgpack.encode("mark"), b"\x91" * 100_000 + b"\xc0"
+    )
+
+
+@pytest.mark.parametrize("garbage", [b"\xc1 not msgpack", b"", b"\x91" * 100_000, deep()])
+async def test_garbage_breaks_nothing_and_the_subscription_comes_back(heard, garbage):
     heard.declare()
     heard.report()
     await heard.until_heard()
-    await heard.publisher.send(b"\xc1 not msgpack")
+    await heard.publisher.send(garbage)
     await heard.publisher.publish({"type": "SomethingNew"})
     heard.publisher._kept.clear()
     await _steadily(heard, lambda: heard.held(0) == 1)

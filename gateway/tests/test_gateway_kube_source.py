@@ -52,7 +52,7 @@ def follow(closing, tmp_path, server):
     return start
 
 
-async def until(truth, within=1.5):
+async def until(truth, within=10.0):
     async with asyncio.timeout(within):
         while not truth():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -16,7 +16,7 @@ from sheaf_gateway.proxy.upstream import Pool
 PODS = 6
 
 
-async def until(truth, within: float = 2.0) -> None:
+async def until(truth, within: float = 10.0) -> None:
     async with asyncio.timeout(within):
         while not truth():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

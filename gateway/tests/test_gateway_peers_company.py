@@ -70,7 +70,7 @@ def start(closing, room, monkeypatch):
     return make
 
 
-async def until(truth, within: float = 2.0) -> None:
+async def until(truth, within: float = 10.0) -> None:
     async with asyncio.timeout(within):
         while not truth():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -142,7 +142,7 @@ async def test_nothing_is_noted_while_there_is_nobody_to_tell(start):
 async def test_replicas_know_of_each_others_requests_and_pass_them_to_their_workers(start, closing, room):
     one = await start(None, udp=Replicas, others=())
     other = await start("w0", udp=Replicas, others=(f"127.0.0.1:{one.replicas.port}",))
-    third = await start("w1")
+    third = await start("w1", udp=Replicas, others=(f"127.0.0.1:{one.replicas.port}",))
     one.replicas.reach([("127.0.0.1", other.replicas.port)])
     await until(lambda: one.hearing.peers and other.hearing.peers)
     one.core.send()
@@ -154,6 +154,18 @@ async def test_a_machine_does_not_speak_to_itself(closing):
     closing.callback(replicas.close)
     replicas.reach([("127.0.0.1", replicas.port), ("127.0.0.1", 1), ("127.0.0.2", replicas.port)])
     assert replicas.targets == (("127.0.0.1", 1), ("127.0.0.2", replicas.port))
+
+
+async def test_a_machine_without_ipv6_reaches_the_others(closing, monkeypatch):
+    real = socket.socket
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    monkeypatch.setattr(
+        socket, "socket", lambda family, *kind: real(family, *kind) if family != socket.AF_INET6 else 1 / 0
+    )
+    replicas = Replicas(None, 0, lambda data: None)
+    closing.callback(replicas.close)
+    replicas.reach({("192.0.2.1", 9), ("2001:db8::1", 9)})
+    assert replicas.targets == (("192.0.2.1", 9),)
 
 
 async def test_who_waits_is_called_in_when_a_slot_comes_free_elsewhere(start):

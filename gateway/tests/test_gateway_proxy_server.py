@@ -84,6 +84,52 @@ async def test_closing_lets_a_request_end_and_refuses_new_ones(start_server, con
         await connect(server)
 
 
+async def test_a_request_on_its_way_while_the_server_closes_is_the_last_one(start_server, connect):
+    async def app(request, responder):
+        responder.reply(200, (), b"done")
+
+    server = await start_server(app)
+    kept, begun, fresh = await connect(server), await connect(server), await connect(server)
+    for client in (kept, begun):
+        await client.send(GET)
+        assert (await client.reply()).body == b"done"
+    await begun.send(GET[:10])
+    await kept.send(GET)
+    closing = asyncio.ensure_future(server.close(2.0))
+    await asyncio.sleep(0.05)
+    await begun.send(GET[10:])
+    await fresh.send(GET)
+    for client in (kept, begun, fresh):
+        reply = await client.reply()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert await client.rest() == b""
+    await closing
+
+
+async def test_who_was_told_to_keep_the_connection_may_use_it_once_more(start_server, connect):
+    ends = asyncio.Event()
+
+    async def app(request, responder):
+        responder.start(200, (), length=None)
+        await ends.wait()
+        responder.end()
+
+    server = await start_server(app)
+    client, silent = await connect(server), await connect(server)
+    for one in (client, silent):
+        await one.send(GET)
+    await asyncio.sleep(0.02)
+    server.closing = True
+    ends.set()
+    for one in (client, silent):
+        assert "connection" not in (await one.reply()).headers
+    await client.send(GET)
+    assert (await client.reply()).headers["connection"] == "close"
+    assert await client.rest() == b""
+    await server.close(2.0)
+    assert server.connections == 0
+
+
 async def test_closing_breaks_off_what_outlives_the_deadline(start_server, connect):
     ends = []
 

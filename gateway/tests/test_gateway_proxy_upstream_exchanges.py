@@ -44,7 +44,9 @@ async def test_a_sink_may_cancel_from_within(when, start_engine, make_pool):
     ear = Fickle()
     pool, endpoint = make_pool(), await start_engine(answering(OK))
     ear.exchange = send(pool, endpoint, ear)
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        while not ear.heard or pool.open_connections(endpoint):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
     assert ear.heard[-1] == when
     assert pool.open_connections(endpoint) == 0
 

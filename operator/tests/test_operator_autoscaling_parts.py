@@ -158,6 +158,8 @@ def test_what_gateways_say_is_summed_and_what_is_missing_is_known_to_be():
     one, two = asked(2.0, 10, slots=5, service_s=4.0), Demand(running=1, held=2, rate=6.0)
     reports = {"a": Report(NOW, {"m": one}), "b": Report(NOW, {"m": two})}
     both = demand_of("m", reports, NOW + 1)
+    pods = {name: Report(NOW, {"m": Demand(running=4, slots=16)}) for name in "ab"}
+    assert demand_of("m", pods, NOW) == Demand(running=8, slots=16), "each tells of all pods"
     assert both is not None
     assert (both.running, both.held, both.rate, both.slots, both.complete) == (11, 2, 8.0, 5, True)
     assert (both.work, both.service_s) == (WORK, 4.0)

@@ -19,7 +19,9 @@ from sheaf_operator.cluster.kubernetes.cluster import KubernetesCluster
 from sheaf_operator.handlers.reconcile import Reconciler
 from sheaf_operator.planning.manifest.settings import PodSettings
 
-SETTINGS = PodSettings.model_validate({"images": {"agent": "agent:test"}, "agentTokenSecret": "agent-token"})
+SETTINGS = PodSettings.model_validate(
+    {"images": {"agent": "agent:test"}, "agentTokenSecret": "agent-token", "spotLabels": {"pool": "cheap"}}
+)
 MODEL = {"source": "hf://org/name", "engine": {"name": "emulator"}, "replicas": 1, "lora": {"slots": 2}}
 ADAPTER = {"modelRef": {"name": "m"}, "source": "s3://bucket/a"}
 
@@ -238,3 +240,11 @@ async def test_a_node_that_goes_is_a_fact_of_its_pods(running: Running) -> None:
     running.api.put("Node", "n", spec={"taints": taints})
     await until(lambda: running.cluster.index.pod(name).notice)
     await until(lambda: len(running.api.names("Pod")) == 2)
+
+
+async def test_nodes_are_spot_by_the_labels_of_the_settings_too(running: Running) -> None:
+    nodes = running.cluster.view.nodes
+    running.api.put("Node", "cheap", metadata={"labels": {"pool": "cheap"}})
+    running.api.put("Node", "dear", metadata={"labels": {"pool": "dear"}})
+    await until(lambda: len(nodes) == 2)
+    assert [name for name, facts in nodes.items() if facts.spot] == ["cheap"]

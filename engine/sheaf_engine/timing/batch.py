@@ -18,7 +18,7 @@ class Sequence:
         request: what was asked.
         generated: tokens emitted when it last joined or left the batch.
         computed: tokens with KV when it last joined or left the batch.
-        held: hashes of the cached blocks that it holds, in order.
+        held: how many cached blocks it holds: its first.
         private: its other blocks.
         sealed: its leading full blocks whose caching has been decided.
         resumed: whether it was preempted.
@@ -44,7 +44,7 @@ class Sequence:
         self.request = request
         self.generated = 0
         self.computed = 0
-        self.held: list[int] = []
+        self.held = 0
         self.private = 0
         self.sealed = 0
         self.resumed = False
@@ -121,6 +121,13 @@ class DecodeBatch:
         """One step: each member's context grows by a token."""
         self.counter += 1
         self.context += len(self.members)
+
+    def soonest(self) -> int:
+        """The counter at which the first of the members, of which there is one at least, will have all its tokens."""
+        finishes = self._finishes
+        while finishes[0][2].ticket != finishes[0][1]:
+            heapq.heappop(finishes)
+        return finishes[0][0]
 
     def finished(self) -> list[Sequence]:
         """Members that have now emitted all their tokens, in order; they stay until they `leave`."""

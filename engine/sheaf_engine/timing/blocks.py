@@ -12,6 +12,53 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
+
+
+class Pool(Protocol):
+    """What a scheduler needs of KV blocks; see :class:`BlockPool`."""
+
+    removed: list[int]
+
+    @property
+    def num_blocks(self) -> int:
+        """All blocks."""
+
+    @property
+    def empty(self) -> int:
+        """Blocks that hold nothing."""
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be taken."""
+
+    @property
+    def idle(self) -> tuple[int, ...]:
+        """Hashes of cached blocks that nobody holds, the next to be evicted first."""
+
+    def holders(self, block_hash: int) -> int | None:
+        """How many sequences hold a block."""
+
+    def match(self, hashes: Sequence[int], limit: int) -> int:
+        """How many of the first blocks are cached."""
+
+    def idle_among(self, hashes: Sequence[int], count: int) -> int:
+        """How many of the first blocks nobody holds."""
+
+    def hold_first(self, hashes: Sequence[int], count: int) -> None:
+        """Hold the first blocks."""
+
+    def take(self, count: int) -> None:
+        """Make blocks private."""
+
+    def store_between(self, hashes: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+        """Cache private blocks."""
+
+    def release_first(self, hashes: Sequence[int], count: int, private: int) -> None:
+        """Give blocks back."""
+
+    def clear(self) -> bool:
+        """Forget every cached block."""
 
 
 class BlockPool:
@@ -64,6 +111,11 @@ class BlockPool:
             del self._idle[block_hash]
         self._holders[block_hash] = holders + 1
 
+    def hold_first(self, hashes: Sequence[int], count: int) -> None:
+        """Add a holder to each of the first `count` blocks, which are cached."""
+        for index in range(count):
+            self.hold(hashes[index])
+
     def take(self, count: int) -> None:
         """Make `count` available blocks private, evicting the least recently used when no empty one is left."""
         evictions = count - self._empty
@@ -85,6 +137,18 @@ class BlockPool:
         self._holders[block_hash] = 1
         return True
 
+    def store_between(self, hashes: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+        """Cache the blocks from place `start` up to `stop` as `store` does.
+
+        Returns:
+            First and last place of each run of blocks that were not cached before.
+        """
+        return _runs([index for index in range(start, stop) if self.store(hashes[index])])
+
+    def release_first(self, hashes: Sequence[int], count: int, private: int) -> None:
+        """Give back the first `count` blocks, which are cached, and as many private ones."""
+        self.release([hashes[index] for index in range(count)], private)
+
     def release(self, held: Sequence[int], private: int) -> None:
         """Give back a sequence's blocks: the cached ones it holds, in order, and its private ones."""
         self._empty += private
@@ -102,3 +166,13 @@ class BlockPool:
         self._idle.clear()
         self._holders.clear()
         return True
+
+
+def _runs(indices: list[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and runs[-1][1] == index - 1:
+            runs[-1] = (runs[-1][0], index)
+        else:
+            runs.append((index, index))
+    return runs

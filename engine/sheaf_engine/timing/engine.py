@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sheaf_engine.timing.adapters import AdapterSlots
 from sheaf_engine.timing.batch import Sequence
-from sheaf_engine.timing.blocks import BlockPool
+from sheaf_engine.timing.blocks import Pool
 from sheaf_engine.timing.profiles import TimingProfile
 from sheaf_engine.timing.scheduling import Scheduler, Step
 from sheaf_engine.timing.values import Adapter, Request, RequestId, StepResult
@@ -29,10 +29,10 @@ class Engine:
         trace: whether results carry `emitted`, `stored` and `removed`; a simulator saves time without them.
     """
 
-    def __init__(self, profile: TimingProfile, *, trace: bool = True) -> None:
+    def __init__(self, profile: TimingProfile, *, trace: bool = True, pool: Pool | None = None) -> None:
         self.profile = profile
         self.trace = trace
-        self._scheduler = Scheduler(profile, trace=trace)
+        self._scheduler = Scheduler(profile, trace=trace, pool=pool)
         self._batch = self._scheduler.batch
         self._stall = 0.0
 
@@ -42,7 +42,7 @@ class Engine:
         return self._scheduler.adapters
 
     @property
-    def pool(self) -> BlockPool:
+    def pool(self) -> Pool:
         """The KV blocks. Read only."""
         return self._scheduler.pool
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from sheaf_engine.timing.adapters import AdapterSlots
 from sheaf_engine.timing.batch import DecodeBatch, Sequence
-from sheaf_engine.timing.blocks import BlockPool
+from sheaf_engine.timing.blocks import BlockPool, Pool
 from sheaf_engine.timing.profiles import TimingProfile
 from sheaf_engine.timing.values import Admission, BlocksStored, Request, RequestId
 
@@ -49,9 +49,9 @@ class Scheduler:
         preemptions: sequences preempted.
     """
 
-    def __init__(self, profile: TimingProfile, *, trace: bool) -> None:
+    def __init__(self, profile: TimingProfile, *, trace: bool, pool: Pool | None = None) -> None:
         self.adapters = AdapterSlots(profile)
-        self.pool = BlockPool(profile.num_blocks)
+        self.pool: Pool = pool or BlockPool(profile.num_blocks)
         self.batch = DecodeBatch(profile.block_size)
         self.waiting: OrderedDict[RequestId, Sequence] = OrderedDict()
         self.partial: Sequence | None = None
@@ -142,7 +142,7 @@ class Scheduler:
             self.partial = None
         elif sequence.ticket >= 0:
             self.batch.leave(sequence)
-        self.pool.release(sequence.held, sequence.private)
+        self.pool.release_first(sequence.request.block_hashes, sequence.held, sequence.private)
         if sequence.request.adapter:
             self.adapters.end(sequence.request.adapter)
 
@@ -153,8 +153,7 @@ class Scheduler:
     def _preempt_last(self, step: Step) -> Sequence:
         victim = self.partial or self.batch.members[next(reversed(self.batch.members))]
         self._stop(victim)
-        victim.computed = victim.private = victim.sealed = 0
-        victim.held = []
+        victim.computed = victim.private = victim.sealed = victim.held = 0
         victim.resumed = True
         self.waiting[victim.request.id] = victim
         self.waiting.move_to_end(victim.request.id, last=False)
@@ -237,11 +236,8 @@ class Scheduler:
         return self.pool.match(sequence.request.block_hashes, (sequence.tokens - 1) // self._profile.block_size)
 
     def _hold(self, sequence: Sequence, hits: int) -> None:
-        hashes = sequence.request.block_hashes
-        for index in range(hits):
-            self.pool.hold(hashes[index])
-            sequence.held.append(hashes[index])
-        sequence.sealed = hits
+        self.pool.hold_first(sequence.request.block_hashes, hits)
+        sequence.sealed = sequence.held = hits
         sequence.computed = hits * self._profile.block_size
 
     def _note_admission(self, sequence: Sequence, step: Step) -> None:
@@ -262,7 +258,7 @@ class Scheduler:
 
     def _blocks_for(self, sequence: Sequence, count: int) -> int:
         total = -(-(sequence.computed + count) // self._profile.block_size)
-        return total - len(sequence.held) - sequence.private
+        return total - sequence.held - sequence.private
 
     def _prefill(self, sequence: Sequence, count: int, step: Step) -> None:
         needed = self._blocks_for(sequence, count)
@@ -276,24 +272,23 @@ class Scheduler:
         step.prefills.append(sequence)
 
     def _seal(self, sequence: Sequence, computed: int, step: Step) -> None:
-        hashes = sequence.request.block_hashes
         full = computed // self._profile.block_size
-        if self._profile.prefix_caching:
-            known = range(sequence.sealed, min(full, len(hashes)))
-            fresh = [index for index in known if self.pool.store(hashes[index])]
-            sequence.private -= len(known)
-            sequence.held.extend(hashes[index] for index in known)
+        last = min(full, len(sequence.request.block_hashes))
+        if self._profile.prefix_caching and sequence.sealed < last:
+            fresh = self.pool.store_between(sequence.request.block_hashes, sequence.sealed, last)
+            sequence.private -= last - sequence.sealed
+            sequence.held = last
             self._note_stored(sequence, fresh, step)
         sequence.sealed = full
 
-    def _note_stored(self, sequence: Sequence, fresh: list[int], step: Step) -> None:
+    def _note_stored(self, sequence: Sequence, fresh: list[tuple[int, int]], step: Step) -> None:
         if not fresh:
             return
         self.admission_open = True
         if not self._trace:
             return
         hashes = sequence.request.block_hashes
-        for first, last in _runs(fresh):
+        for first, last in fresh:
             parent = hashes[first - 1] if first else None
             run = tuple(hashes[index] for index in range(first, last + 1))
             step.stored.append(BlocksStored(sequence.request.id, first, run, parent))
@@ -301,13 +296,3 @@ class Scheduler:
 
 def _caches_more(sequence: Sequence) -> bool:
     return sequence.sealed < len(sequence.request.block_hashes)
-
-
-def _runs(indices: list[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index - 1:
-            runs[-1] = (runs[-1][0], index)
-        else:
-            runs.append((index, index))
-    return runs

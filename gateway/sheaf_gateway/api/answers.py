@@ -1,4 +1,13 @@
-"""What a client gets beside an engine's body: which headers pass, which the gateway adds, how a stream ends."""
+"""What a client gets beside an engine's body: which headers pass, which the gateway adds, how a stream ends; and
+whether an answer is one at all.
+
+Engines answer with JSON objects, and stream events of them; whatever else comes from where an engine should be is
+garbage, and nothing of it reaches a client.
+"""
+
+import re
+
+import msgspec
 
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.response import joined
@@ -44,3 +53,56 @@ def is_stream(headers: list[Header]) -> bool:
 def ends_well(tail: bytes) -> bool:
     """Whether a stream's last bytes are its proper end."""
     return tail.rstrip().endswith(_LAST)
+
+
+class _Object(msgspec.Struct):
+    """A JSON object, whatever is in it."""
+
+
+_BEGINNINGS = (b"data", b"event", b"id", b"retry", b":", b"\r", b"\n", b"\xef\xbb\xbf")
+_EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)", re.DOTALL)
+_FIELD_LINE = re.compile(rb"(?::|(?:data|event|id|retry)(?::|$))")
+_BETWEEN = b"\n\ndata: "
+_object = msgspec.json.Decoder(_Object).decode
+_objects = msgspec.json.Decoder(list[_Object]).decode
+
+
+def is_object(body: bytes) -> bool:
+    """Whether these bytes are a JSON object."""
+    try:
+        _object(body)
+        return body.isascii() or bool(body.decode())
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+
+
+def may_begin(data: bytes) -> bool:
+    """Whether a stream of server-sent events may begin so."""
+    return data.startswith(_BEGINNINGS) or any(beginning.startswith(data) for beginning in _BEGINNINGS)
+
+
+def sound(data: bytes) -> int:
+    """How many bytes of these whole events, from the first, an engine may have streamed: all of them, or up to the
+    first event that is none."""
+    if data.startswith(b"data: {") and _plain(data):
+        return len(data)
+    end = 0
+    while (found := _EVENT.match(data, end)) is not None and _sound(found[0]):
+        end = found.end()
+    return end
+
+
+def _plain(data: bytes) -> bool:
+    try:
+        _objects(b"[%b]" % data[6:-2].replace(_BETWEEN, b","))
+        return data.isascii() or bool(data.decode())
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+
+
+def _sound(event: bytes) -> bool:
+    lines = [line for line in event.splitlines() if line]
+    if not all(map(_FIELD_LINE.match, lines)):
+        return False
+    data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+    return data in {b"", b"[DONE]"} or is_object(data)

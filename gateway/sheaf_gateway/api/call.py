@@ -1,40 +1,35 @@
 """One inference request from the door to its last byte: a state machine driven by callbacks, the sink of its
 own attempts.
 
-Before the first byte has gone to the client, a failed attempt is made again on another pod, within the retry
-budget and `max_attempts`. Answers that are not streams are held until they are whole (up to `MAX_HELD`
-bytes), so that they can be retried until then and never arrive cut short. After the first byte of a stream
-`Continuing` goes on elsewhere where it can; where not, an error event and a broken connection end it.
+Before the first byte has gone to the client, a failed attempt is made again on another pod (see `attempts`). Answers
+that are not streams are held until they are whole (up to `MAX_HELD` bytes), so that they can be retried until then and
+never arrive cut short. After the first byte of a stream `Continuing` goes on elsewhere where it can; where not, an
+error event and a broken connection end it.
 """
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, answer_lines, ends_well, is_stream
+from sheaf_gateway.api.answers import answer_headers, answer_lines, ends_well, is_object, is_stream, may_begin
 from sheaf_gateway.api.asking import Asked
+from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
 from sheaf_gateway.api.ending import Ending, given
 from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
-from sheaf_gateway.api.records import Attempt, Record
+from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
 from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
-from sheaf_gateway.fleet.agents import AgentError
-from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
-from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header, Responder
-from sheaf_gateway.routing.choose import Decision
-from sheaf_gateway.routing.ledger import Ticket
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -46,40 +41,25 @@ _USAGE_TAIL = 8192
 _BILL_EVERY = 8
 
 
-class Call:
+class Call(Attempts):
     """A request under way."""
 
     __slots__ = (
-        "_asked",
         "_bill_at",
-        "_core",
-        "_decision",
         "_entry",
         "_held",
         "_held_size",
         "_last_at",
-        "_last_error",
         "_opened_at",
         "_passing",
         "_response_headers",
         "_status",
         "_streaming",
         "continuing",
-        "exchange",
-        "finished",
-        "loading",
-        "pod",
-        "record",
         "relay",
         "responder",
-        "ticket",
-        "tried",
     )
 
-    _decision: Decision
-    pod: Pod
-    ticket: Ticket | None
-    exchange: Exchange | None
     relay: EventRelay | None
     continuing: Continuing | None
     _status: int
@@ -90,20 +70,13 @@ class Call:
     _held_size: int
 
     def __init__(self, core: "Inference", asked: Asked, responder: Responder, record: Record) -> None:
-        self._core = core
-        self._asked = asked
+        super().__init__(core, asked, record)
         self.responder = responder
-        self.record = record
         self._opened_at = core.now()
         self._last_at = self._opened_at
         self._entry = Entry(core, self, asked)
         self._bill_at = _BILL_EVERY
-        self.finished = False
-        self.tried: frozenset[str] = frozenset()
-        self._last_error: ApiError | None = None
-        self.loading: asyncio.Future[None] | None = None
-        self.continuing = None
-        self.ticket = self.exchange = self.relay = None
+        self.continuing = self.relay = None
         self._status = self._held_size = 0
         self._streaming = self._passing = False
 
@@ -119,41 +92,6 @@ class Call:
         self.record.queued_ms = (self._core.now() - self._opened_at) * 1000.0
         self._core.router.budget.requested()
         self._attempt()
-
-    def _attempt(self) -> None:
-        core, ask = self._core, self._asked.ask
-        pods = core.store.fleet.pods_of(ask.model)
-        now = core.now()
-        self._decision = decision = core.router.decide(ask, pods, now, self.tried)
-        if decision.pod is None:
-            self.fail(self._last_error or failures.no_pod(ask.model))
-            return
-        self.record.attempts.append(Attempt(decision, now))
-        self.pod = pod = pods[decision.place]
-        if pod.holds(ask.adapter, ask.digest):
-            self._send()
-        else:
-            self._load()
-
-    def _load(self) -> None:
-        self.record.attempts[-1].loaded_adapter = True
-        started = self._core.now()
-        self.loading = asyncio.ensure_future(self._core.loader.load(self.pod, self._asked.served.name))
-        self.loading.add_done_callback(lambda task: self._loaded(task, started))
-
-    def _loaded(self, task: asyncio.Future[None], started: float) -> None:
-        self.loading = None
-        error = None if task.cancelled() else task.exception()
-        if self.finished:
-            return
-        if isinstance(error, AgentError):
-            self._again(f"load_{error.code}", failures.load_failed(self._asked.served.name, error))
-        elif error is not None or task.cancelled():
-            log.error("load_broke_off", request_id=self.record.request_id, exc_info=error)
-            self.fail(failures.no_pod(self._asked.ask.model))
-        else:
-            self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
-            self._send()
 
     def _send(self) -> None:
         core, asked = self._core, self._asked
@@ -172,39 +110,6 @@ class Call:
         asked = self._asked
         return salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
 
-    def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
-        """Try once more where that is allowed and there is another pod, else answer with the error."""
-        self.settle(reason)
-        self._last_error = error
-        if elsewhere:
-            self.tried |= {self.pod.name}
-        refused = self._refusal_to_retry()
-        if refused is not None:
-            self.fail(error)
-            return
-        self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
-        self._clear()
-        self._attempt()
-
-    def _refusal_to_retry(self) -> str | None:
-        core = self._core
-        if self.finished or len(self.record.attempts) >= core.max_attempts:
-            return "attempts"
-        pods = core.store.fleet.pods_of(self._asked.ask.model)
-        if not any(pod.ready and pod.name not in self.tried for pod in pods):
-            return "pods"
-        if not core.router.budget.take(core.now()):
-            core.metrics.retries_denied.inc()
-            return "budget"
-        return None
-
-    def settle(self, outcome: str) -> None:
-        """Close the books of an attempt that is over."""
-        self.record.attempts[-1].outcome = outcome
-        ticket, self.ticket = self.ticket, None
-        if ticket is not None:
-            self._core.router.finished(ticket)
-
     def _clear(self) -> None:
         """Begin anew after an attempt of which the client saw nothing."""
         self.ticket = None
@@ -220,14 +125,13 @@ class Call:
     def on_head(self, status: int, headers: list[Header]) -> None:
         """Take the status; a failure of the engine is retried elsewhere, all else is passed on."""
         if status >= 500 and status != 501:
-            self._engine_failed(status)
+            self._bad(f"status_{status}", failures.engine_status(status))
             return
         self._status = status
         self._response_headers = headers
         self._held = []
         self._streaming = status < 300 and is_stream(headers)
-        if not self._streaming and self.ticket is not None:
-            self._core.router.answered(self.ticket, self._core.now(), streamed=False)
+        self._last_at = self._core.now()
 
     def on_body(self, data: bytes) -> None:
         """Pass a stream on; hold anything else until it is whole."""
@@ -241,10 +145,13 @@ class Call:
     def on_end(self) -> None:
         """The answer is whole."""
         if self._streaming:
-            relay = self.relay or self._first_byte()
-            if self.continuing is None or ends_well(relay.tail()) or not self.continuing.take_over("ended_early"):
-                relay.finish()
+            if self.relay is None:
+                self._bad("bad_response", failures.garbage())
+            elif ends_well(self.relay.tail()) or not self._asked.route.continues:
+                self.relay.finish()
                 self.complete()
+            else:
+                self._garbled("ended_early")
         elif self._passing:
             self.responder.end()
             self._finish(self._status, NOTHING, "ok")
@@ -252,17 +159,28 @@ class Call:
             self._reply(b"".join(self._held))
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
-        """The whole answer came in one read (`proxy.exchange.WholeSink`)."""
+        """The whole answer came in one read (`proxy.exchange.WholeSink`); only heads of plain answers have lines."""
+        if head.lines and is_object(body):
+            self._status = head.status
+            self._reply_plain(head, body)
+            return
         self.on_head(head.status, head.headers)
         if self._streaming:
-            self.on_body(body)
-            self.on_end()
-        elif 0 < self._status < 400:
-            lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
-            self.responder.reply_joined(self._status, lines, body)
-            self._finish(self._status, find_usage(body) if self._status < 300 else NOTHING, "ok")
+            ticket = self.ticket
+            if body:
+                self.on_body(body)
+            if self.ticket is ticket:
+                self.on_end()
+        elif 200 <= self._status < 300 and is_object(body):
+            self._reply_plain(head, body)
         elif self._status:
             self._reply(body)
+
+    def _reply_plain(self, head: AnswerHead, body: bytes) -> None:
+        self._answered()
+        lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
+        self.responder.reply_joined(self._status, lines, body)
+        self._finish(self._status, find_usage(body), "ok")
 
     def on_error(self, error: UpstreamError) -> None:
         """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""
@@ -276,14 +194,18 @@ class Call:
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""
+        if self.relay is None and not may_begin(data):
+            self._bad("bad_response", failures.garbage())
+            return
         relay, self._last_at = self.relay or self._first_byte(), self._core.now()
         if self.continuing is not None and (start := data.find(ERROR)) >= 0:
             relay.feed(data[:start])
             data = data[start:]
             if self.continuing.take_over("engine_error"):
                 return
-        relay.feed(data)
-        if relay.events >= self._bill_at:
+        if not relay.feed(data, self._last_at):
+            self._garbled("bad_response")
+        elif relay.events >= self._bill_at:
             self._bill(relay.events)
 
     def streamed_s(self) -> float:
@@ -298,21 +220,21 @@ class Call:
         self.responder.end()
         self._finish(self._status, usage, "ok")
 
-    def _engine_failed(self, status: int) -> None:
+    def _bad(self, reason: str, error: ApiError) -> None:
+        """The attempt came to nothing before the client had a byte of it."""
         if self.exchange is not None:
             self.exchange.cancel()
         self.blame(pod=True)
-        self._again(f"status_{status}", failures.engine_status(status))
+        self._again(reason, error)
 
-    def blame(self, *, pod: bool) -> None:
-        """Tell the router that the attempt failed by its pod, or was given up."""
-        router, now = self._core.router, self._core.now()
-        if self.ticket is None:
+    def _garbled(self, reason: str) -> None:
+        """What the engine streams is not the rest of what it began: go on elsewhere, or say so."""
+        self.blame(pod=True)
+        if self.continuing is not None and self.continuing.take_over(reason):
             return
-        if pod:
-            router.failed(self.ticket, now)
-        else:
-            router.abandoned(self.ticket, now)
+        if self.exchange is not None:
+            self.exchange.cancel()
+        self.break_off(reason)
 
     def _bill(self, events: int) -> None:
         """Charge the tenant for what was streamed so far; an event of a stream is about a token."""
@@ -329,13 +251,17 @@ class Call:
             self.continuing = Continuing(self._core, self, self._asked)
             self.continuing.watch()
         journal = self.continuing.journal if self.continuing is not None else None
-        self.relay = EventRelay(self.responder, journal, masks=not self._asked.ids)
+        patience = self._core.stream_timeouts.idle_s
+        self.relay = EventRelay(self.responder, journal, masks=not self._asked.ids, patience_s=patience)
         return self.relay
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_size += len(data)
-        if self._held_size > MAX_HELD:
+        if self._core.now() - self._last_at > self._core.timeouts.first_byte_s:
+            self._bad("idle_timeout", failures.late())
+        elif self._held_size > MAX_HELD:
+            self._answered()
             length = content_length(self._response_headers)
             self.responder.start(self._status, self._headers(), length=length)
             self._passing = True
@@ -343,8 +269,21 @@ class Call:
                 self.responder.write(piece)
             self._held.clear()
 
+    def _answered(self) -> None:
+        if self.ticket is not None:
+            self._core.router.answered(self.ticket, self._core.now(), streamed=False)
+
     def _reply(self, body: bytes) -> None:
         adapter = self._asked.ask.adapter
+        wrong = failures.unreadable(self._status, readable=is_object(body))
+        if wrong is not None and wrong.status >= 500:
+            self._bad("bad_response", wrong)
+            return
+        self._answered()
+        if wrong is not None:
+            self.settle("ok")
+            self.fail(wrong)
+            return
         if self._status == 404 and adapter is not None and adapter.encode() in body:
             self._core.store.note_absent(self.pod.name, adapter)
             self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=not self.pod.agent_url)

@@ -2,6 +2,9 @@
 
 A sink of the attempts after the first (`proxy.exchange.Sink`). What it gets is joined to what was sent and goes through
 the call as if the first engine had gone on: billing, metrics and the journal see one stream.
+
+The first attempt after a loss is made at once. Those after it are retries like all others: within the gateway's retry
+budget, and each after a longer pause, so that streams which lost every engine neither storm them nor give up early.
 """
 
 import asyncio
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN_S = 0.1
+_MAX_PAUSE_S = 5.0
 _AVOID_S = 1.0
 _MOVED = "moved"
 _ELSEWHERE = frozenset({404, 408, 429})
@@ -46,6 +50,7 @@ class Continuing:
         "_call",
         "_core",
         "_deadline",
+        "_fruitless",
         "_joiner",
         "_known",
         "_lost_at",
@@ -69,6 +74,7 @@ class Continuing:
         self._place: int | None = None
         self._starting = False
         self._deadline = 0.0
+        self._fruitless = 0
         self._lost_at = 0.0
         self.journal = Journal(core.mending.purse, core.mending.rules.max_journal)
         self.count = 0
@@ -92,7 +98,7 @@ class Continuing:
             self._end(decision.events)
         else:
             self._adopt(decision)
-            self._queue()
+            self._pause()
         return True
 
     def notice(self) -> None:
@@ -129,8 +135,10 @@ class Continuing:
         self.journal.sent().cut(rest.keep + len(rest.replay))
         self._rest = rest
         self.count += 1
-        self._lost_at = core.now()
-        self._deadline = self._lost_at + core.mending.rules.max_wait_s
+        if not self._fruitless:
+            self._lost_at = core.now()
+            self._deadline = self._lost_at + core.mending.rules.max_wait_s
+        self._fruitless += 1
         call.tried |= {call.pod.name}
 
     def usage(self) -> Usage:
@@ -172,7 +180,16 @@ class Continuing:
 
     # Waiting for a turn and a pod.
 
+    def _pause(self) -> None:
+        if self._fruitless > 1:
+            left = max(0.0, self._deadline - self._core.now())
+            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, left)
+            self._timer = self._core.loop.call_later(seconds, self._queue)
+        else:
+            self._queue()
+
     def _queue(self) -> None:
+        self._timer = None
         self._place = self._core.mending.queue(self._asked.ask.model, self.turn, batch=self._asked.door.batch)
 
     def turn(self) -> None:
@@ -188,7 +205,7 @@ class Continuing:
         if now - self._lost_at > _AVOID_S and all(pod.name in tried or not pod.ready for pod in pods):
             tried = call.tried = frozenset()
         decision = core.router.decide(ask, pods, now, tried)
-        if decision.pod is None:
+        if decision.pod is None or not self._may_retry(now):
             self._later()
             return
         call.record.attempts.append(Attempt(decision, now, continues=self.journal.sent().chars))
@@ -198,6 +215,10 @@ class Continuing:
             self._send()
         else:
             self._load(call.pod)
+
+    def _may_retry(self, now: float) -> bool:
+        """Whether an attempt may be made that is not the first one since the stream was lost."""
+        return self._fruitless < 2 or (now < self._deadline and self._core.router.budget.take(now))
 
     def _weight(self) -> int:
         return int(len(self.journal.sent().tokens) * BYTES_PER_TOKEN)
@@ -286,6 +307,7 @@ class Continuing:
             return
         core, ticket = self._core, self._call.ticket
         self._started()
+        self._fruitless = 0
         self.watch()
         core.mending.continued(core.now() - self._lost_at)
         if ticket is not None:

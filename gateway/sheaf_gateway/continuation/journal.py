@@ -11,10 +11,12 @@ from typing import NamedTuple
 import msgspec
 
 from sheaf_gateway.continuation.chunks import Choice, Chunk, decode_chunk, decode_middle, next_offset
-from sheaf_gateway.proxy.sse import SseSplitter, event_data
+from sheaf_gateway.proxy.sse import EventTooLarge, SseSplitter, event_data
 
 _WINDOW = 64
 _OVERHEAD = 33
+UNREADABLE = (msgspec.MsgspecError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading may raise where an engine streams values that cannot be."""
 
 
 class Mark(NamedTuple):
@@ -55,21 +57,23 @@ class Sent:
             self.done = True
             return
         try:
-            chunk = decode_chunk(data or b"")
-        except (msgspec.DecodeError, msgspec.ValidationError):
+            self._take(decode_chunk(data or b""))
+        except UNREADABLE:
             self.unreadable = "unreadable"
-            return
-        self._take(chunk)
 
     def read_middle(self, events: bytes) -> bool:
         """Take whole events quickly, their texts not to be remembered. False: they are not all plain."""
         chunks = decode_middle(events)
         if chunks is None or not self.id:
             return False
-        for chunk in chunks:
-            choice = chunk.choices[0]
-            self.tokens.extend(choice.token_ids)
-            self.chars += len(choice.shown())
+        try:
+            for chunk in chunks:
+                choice = chunk.choices[0]
+                self.tokens.extend(choice.token_ids)
+                self.chars += len(choice.shown())
+        except OverflowError:
+            self.unreadable = "unreadable"
+            return True
         self.marks.clear()
         self.start = Mark(len(self.tokens), "", clean=len(choice.token_ids) == 1 and bool(choice.shown()))
         return True
@@ -176,13 +180,19 @@ class Journal:
         split = len(self._raw) - keep
         events = b"".join(self._raw[:split])
         if not (keep and self._sent.read_middle(events)):
-            for event in SseSplitter().feed(events):
-                self._sent.read(event)
+            self._read(events)
         del self._raw[:split]
         self._sent.trim()
         size = self._weight()
         self._purse.used += size - self._size
         self._size = size
+
+    def _read(self, events: bytes) -> None:
+        try:
+            for event in SseSplitter().feed(events):
+                self._sent.read(event)
+        except EventTooLarge:
+            self._sent.unreadable = "unreadable"
 
     def _weight(self) -> int:
         sent = self._sent

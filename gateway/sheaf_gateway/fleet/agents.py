@@ -14,6 +14,7 @@ import orjson
 from pydantic import ValidationError
 from sheaf_crds.agent_api import AdapterState, AgentState, Vocabulary
 
+from sheaf_gateway.fleet.credible import credible
 from sheaf_gateway.proxy.errors import UpstreamError
 from sheaf_gateway.proxy.exchange import Endpoint, Timeouts
 from sheaf_gateway.proxy.types import Header
@@ -22,6 +23,7 @@ from sheaf_gateway.proxy.upstream import Pool, PoolLimits
 AGENT_LIMITS = PoolLimits(max_connections=256, max_idle=4, keep_idle_s=60.0, tick_s=1.0)
 """For the pool of agents' connections: an agent keeps an idle one for 75 s, and nothing here is in a hurry."""
 MAX_ANSWER = 64 * 2**20
+MAX_REPORT = 4 * 2**20
 POLL_WAIT_S = 25.0
 _CONNECT_S = 1.0
 _GRACE_S = 10.0
@@ -52,17 +54,22 @@ class AgentClient:
         self._read_headers: tuple[Header, ...] = (_ACCEPT,)
         self._read_until = 0.0
         self._reading = asyncio.Lock()
+        self.reading_s = 0.0
 
     async def state(self, url: str, after: int | None, wait_s: float = POLL_WAIT_S) -> AgentState:
         """The agent's report: at once where it is not the one of `after`, otherwise when it changes or after
-        `wait_s`.
+        `wait_s`; its figures within what can be true. `reading_s` is then what reading it took.
 
         Raises:
             AgentError: There was no report.
         """
         target = f"/v1/state?wait={wait_s:.3g}&after={after}" if after is not None else "/v1/state"
-        body = await self._call(url, "GET", target, (wait_s if after is not None else 0.0) + _GRACE_S)
-        return _parsed(AgentState, body)
+        timeout_s = (wait_s if after is not None else 0.0) + _GRACE_S
+        body = await self._call(url, "GET", target, timeout_s, MAX_REPORT)
+        began = time.thread_time()
+        state = credible(_parsed(AgentState, body))
+        self.reading_s = time.thread_time() - began
+        return state
 
     async def load(self, url: str, adapter: str, timeout_s: float) -> AdapterState:
         """Have an adapter of the pod's catalog loaded, and wait until it is.
@@ -84,13 +91,13 @@ class AgentClient:
         """
         return _parsed(Vocabulary, await self._call(url, "GET", "/v1/vocabulary", _VOCABULARY_S))
 
-    async def _call(self, url: str, method: str, target: str, timeout_s: float) -> bytes:
+    async def _call(self, url: str, method: str, target: str, timeout_s: float, most: int = MAX_ANSWER) -> bytes:
         try:
             endpoint = _endpoint(url)
             timeouts = Timeouts(connect_s=_CONNECT_S, first_byte_s=timeout_s, idle_s=_GRACE_S)
             headers = await self._headers()
             async with self._pool.request(endpoint, method, target, headers, timeouts=timeouts) as response:
-                body = await response.read(MAX_ANSWER)
+                body = await response.read(most)
                 status = response.status
         except (UpstreamError, ValueError, OSError) as error:
             raise AgentError(0, getattr(error, "kind", "unreachable"), str(error)) from error

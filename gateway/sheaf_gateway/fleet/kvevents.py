@@ -42,6 +42,20 @@ class TooManyBlocksError(Exception):
     """More blocks than are held of a pod, or of all."""
 
 
+_BROKEN = (
+    AgentError,
+    TooManyBlocksError,
+    zmq.ZMQError,
+    msgspec.MsgspecError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading the events of an engine may raise, whatever it sends."""
+
+
 class Source(NamedTuple):
     """Whose events: those of a pod's engine in one life."""
 
@@ -123,7 +137,7 @@ class KvEvents:
             except UnsupportedError as error:
                 log.info("kv_events_left_to_prediction", pod=source.pod, reason=str(error))
                 return
-            except (AgentError, TooManyBlocksError, zmq.ZMQError, msgspec.MsgspecError, ValueError) as error:
+            except _BROKEN as error:
                 failures += 1
                 metrics.KV_ERRORS.labels(type(error).__name__).inc()
                 log.warning("kv_events_failed", pod=source.pod, reason=str(error), failures=failures)

@@ -1,10 +1,10 @@
 """Following every pod's agent: one long poll for each, with back-off, bounded in number and rate.
 
 The pollers follow the store: a pod that appears gets one, one that goes or comes back as another loses its own. The
-more pods there are, the longer a poller rests between two reports, so that all agents together cost a bounded share
-of the processor. Waits are drawn at random, so that several gateways do not ask in step. An agent that does not
-answer makes its pod suspect. So does a node that has become silent, until the pod's agent has answered anew: nodes
-fall silent together when the API server comes back, and their pods serve on.
+more pods there are, and the dearer a report is to read, the longer a poller rests between two of them, so that agents
+cost a bounded share of the processor. Waits are drawn at random, so that several gateways do not ask in step. An agent
+that does not answer makes its pod suspect. So does a node that has become silent, until the pod's agent has answered
+anew: nodes fall silent together when the API server comes back, and their pods serve on.
 
 Several workers of one machine may share the work (`Sharing`): each asks every agent once, then only those that are its
 own, and hears of the others. Whoever hears nothing of an agent for `OTHERS_SILENT_S` asks it again by itself.
@@ -34,6 +34,7 @@ _MIN_INTERVAL_S = 0.02
 _UNHEARD_WAIT_S = 3.0
 _NOT_CONNECTED = frozenset({"connect_failed", "connect_timeout"})
 _SUSPECT_AFTER = 2
+_READING_SHARE = 0.05
 
 
 OTHERS_SILENT_S = 45.0
@@ -149,12 +150,12 @@ class Residency:
                 continue
             try:
                 after = await self._report(key, after)
-                failures = 0
+                failures, dear_s = 0, self._agents.reading_s / _READING_SHARE
             except AgentError as error:
                 self._failed(key, error, failures)
-                after, failures = None, failures + 1
+                after, failures, dear_s = None, failures + 1, 0.0
             self._heard(key)
-            await self._rest(key, failures)
+            await self._rest(key, failures, dear_s)
 
     def _others_ask(self, key: PollKey) -> bool:
         if self.sharing is None or self.sharing.mine(key[0]):
@@ -167,9 +168,9 @@ class Residency:
             if self.sharing.mine(key[0]):
                 self.sharing.learnt(key, state)
 
-    async def _rest(self, key: PollKey, failures: int) -> None:
+    async def _rest(self, key: PollKey, failures: int, dear_s: float) -> None:
         if not failures:
-            await asyncio.sleep(self._interval())
+            await asyncio.sleep(max(self._interval(), dear_s))
             return
         self._resting.add(key)
         await asyncio.sleep(self._backoff(failures))

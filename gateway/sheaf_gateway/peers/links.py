@@ -109,8 +109,8 @@ class Replicas:
     them, which passes it on to its siblings."""
 
     def __init__(self, host: str | None, port: int, receive: Receive) -> None:
-        wide = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-        family = wide if host is None else _family(host)
+        wide = socket.has_dualstack_ipv6()
+        family = (socket.AF_INET6 if wide else socket.AF_INET) if host is None else _family(host)
         listening = socket.socket(family, socket.SOCK_DGRAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -124,13 +124,15 @@ class Replicas:
         self._listening = _Socket(listening, receive)
         self._sending = {
             found: _Socket(socket.socket(found, socket.SOCK_DGRAM), _nothing)
-            for found in (socket.AF_INET, socket.AF_INET6)
+            for found in (socket.AF_INET, socket.AF_INET6)[: 1 + wide]
         }
         self.targets: tuple[Address, ...] = ()
 
     def reach(self, targets: Iterable[Address]) -> None:
-        """These are the others from now on; this machine itself is left out."""
-        self.targets = tuple(sorted({target for target in targets if not self._own(target)}))
+        """These are the others from now on; this machine itself, and what a machine without IPv6 cannot reach, is left
+        out."""
+        found = {target for target in targets if _family(target[0]) in self._sending}
+        self.targets = tuple(sorted(target for target in found if not self._own(target)))
 
     def send(self, data: bytes) -> None:
         """Send to everybody."""

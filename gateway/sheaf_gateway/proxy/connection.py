@@ -6,6 +6,10 @@ the next request to be begun), LINGER (refused; what still arrives is thrown awa
 the answer) or CLOSED. Reading goes on while the application works, so that a client's going away is
 noticed at once; what arrives meanwhile is the next pipelined request, held up to a bound. There are no
 timers here: the server looks at `deadline` of every connection a few times a second.
+
+A client that was told to keep the connection may be sending its next request on it already: while the
+server goes, answers that begin say that they are the last one, and no connection is closed for another
+reason than its last answer, or that nothing came.
 """
 
 import asyncio
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 _HEAD, _BODY, _BUSY, _WAIT, _LINGER, _CLOSED = range(6)
 _NEVER = float("inf")
+_LAST_WORD_S = 0.5
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _EMPTY_LINE = b"\r\n"
 
@@ -156,7 +161,7 @@ class Connection(asyncio.Protocol):
         self._responder = None
         if self._state != _BUSY:
             return
-        if not self.keep_alive or self._server.closing:
+        if not self.keep_alive:
             self._close()
         elif self.pressed:
             self._state = _WAIT
@@ -195,9 +200,16 @@ class Connection(asyncio.Protocol):
             self.break_off()
 
     def close_when_idle(self) -> None:
-        """Close now unless a request is in progress, which then is the last one."""
-        if self._state in {_HEAD, _WAIT}:
+        """Close now unless a request is in progress or on its way, which then is the last one."""
+        if self._state == _HEAD and (self._buffer or not self._received_at):
+            self.deadline = min(self.deadline, self._server.now() + _LAST_WORD_S)
+        elif self._state in {_HEAD, _WAIT}:
             self._close()
+
+    @property
+    def last_answer(self) -> bool:
+        """Whether the answer that begins now is the connection's last one."""
+        return not self.keep_alive or self._server.closing
 
     # Heads and bodies.
 
@@ -209,7 +221,7 @@ class Connection(asyncio.Protocol):
             self.deadline = now + self._server.limits.header_s
             self.loop.call_soon(self._read_pipelined)
         else:
-            self.deadline = now + self._server.limits.keep_alive_s
+            self.deadline = now + (_LAST_WORD_S if self._server.ending else self._server.limits.keep_alive_s)
 
     def _begin_head(self) -> None:
         now = self._server.now()
@@ -285,7 +297,7 @@ class Connection(asyncio.Protocol):
         self._buffer = rest
         self._state = _BUSY
         self.deadline = _NEVER
-        self.keep_alive = head.keep_alive and not self._server.closing
+        self.keep_alive = head.keep_alive
         request = Request(
             head.method, head.target, head.path, head.query, head.headers, body, self._client, self._received_at,
             head.known,

@@ -1,19 +1,23 @@
 """One request to an engine and what comes back of it: the values and callbacks that the pool works with."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
 from sheaf_gateway.proxy import metrics
 from sheaf_gateway.proxy.again import AnswerHead
-from sheaf_gateway.proxy.errors import UpstreamError
+from sheaf_gateway.proxy.errors import BadResponse, UpstreamError
 from sheaf_gateway.proxy.types import Header
 
 if TYPE_CHECKING:
     from sheaf_gateway.proxy.upstream_connection import UpstreamConnection
+
+log = structlog.get_logger(__name__)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -171,7 +175,23 @@ class Exchange:
         if self.done:
             return
         metrics.UPSTREAM_ERRORS.labels(error.kind).inc()
-        self.finish().on_error(error)
+        sink = self.finish()
+        try:
+            sink.on_error(error)
+        except Exception as fault:  # noqa: BLE001 - see `collapse`
+            self._log(fault)
+
+    def collapse(self, sink: Sink, fault: Exception) -> None:
+        """A sink raised, which it must not: end its request, and nothing else."""
+        self._log(fault)
+        self.finish()
+        self.connection = None
+        with contextlib.suppress(Exception):
+            sink.on_error(BadResponse(f"{self.endpoint} sent what failed here", retry_safe=False, delivered=True))
+
+    def _log(self, fault: Exception) -> None:
+        metrics.APP_FAILURES.inc()
+        log.error("sink_failed", endpoint=str(self.endpoint), exc_info=fault)
 
     def finish(self) -> Sink:
         """End it and let go of the sink, which holds whoever holds this; return the sink for its last word."""

@@ -179,7 +179,8 @@ class ConnectionResponder:
             self._on_pressure(pressed)
 
     def _framing(self, status: int, length: int | None) -> bytes:
-        keep_alive, minor = self._connection.keep_alive, self._head.minor
+        keep_alive, minor = not self._connection.last_answer, self._head.minor
+        self._connection.keep_alive = keep_alive
         self._muted = self._head.method == "HEAD" or status in _WITHOUT_BODY
         if status in _WITHOUT_BODY:
             self._remaining = 0

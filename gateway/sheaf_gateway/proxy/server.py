@@ -56,7 +56,7 @@ class Server:
     def __init__(self, app: App, limits: ServerLimits, error_body: ErrorBody) -> None:
         self.limits = limits
         self.error_body = error_body
-        self.closing = False
+        self.closing = self.ending = False
         self.port = 0
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
@@ -125,6 +125,8 @@ class Server:
         """Stop accepting, let requests in progress end, and after `deadline_s` seconds break them off."""
         self.closing = True
         self._stop_accepting()
+        await asyncio.sleep(0)  # what has arrived is read: closing on it would reset the connection
+        self.ending = True
         for connection in tuple(self._connections):
             connection.close_when_idle()
         try:
@@ -205,11 +207,11 @@ class Server:
             responder.reply(status, _JSON, self.error_body(status, message, code))
 
     def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(self.limits.tick_s(), self._sweep)
         now = self.now()
         for connection in tuple(self._connections):
             if now >= connection.deadline or now >= connection.stall_deadline:
                 connection.expire(now)
-        self._sweeper = self.loop.call_later(self.limits.tick_s(), self._sweep)
 
     async def _break_off_all(self) -> None:
         for connection in tuple(self._connections):

@@ -11,6 +11,7 @@ one: the engine closed it while idle, and RFC 9112 section 9.3.1 leaves that to 
 """
 
 import asyncio
+import errno
 import functools
 import ssl as tls
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from sheaf_gateway.proxy.response import request_head
 from sheaf_gateway.proxy.streamed import ResponseStream
 from sheaf_gateway.proxy.types import Headers
 from sheaf_gateway.proxy.upstream_connection import UpstreamConnection
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class Pool:
             late = f"{endpoint} did not accept a connection within {exchange.timeouts.connect_s} s"
             self._not_dialled(exchange, ConnectTimeout(late))
         except (OSError, ValueError) as error:
-            self._not_dialled(exchange, ConnectFailed(f"{endpoint} cannot be reached: {error}"))
+            self._not_dialled(exchange, _not_reached(endpoint, error))
         else:
             self._adopt(connection, exchange)
 
@@ -234,8 +237,14 @@ class Pool:
             del self._hosts[endpoint]
 
     def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(self.limits.tick_s, self._sweep)
         now = self.now()
         for connection in tuple(self._connections):
             if now >= connection.deadline:
                 connection.expire()
-        self._sweeper = self._loop.call_later(self.limits.tick_s, self._sweep)
+
+
+def _not_reached(endpoint: Endpoint, error: OSError | ValueError) -> UpstreamError:
+    if isinstance(error, OSError) and error.errno in _NO_FILES:
+        return Saturated(f"{endpoint}: this process may not open more files")
+    return ConnectFailed(f"{endpoint} cannot be reached: {error}")

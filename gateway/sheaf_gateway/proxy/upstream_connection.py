@@ -155,6 +155,31 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             self._transport.abort()
             return
+        sink = exchange.sink
+        try:
+            self._take(exchange, data)
+        except Exception as error:  # noqa: BLE001 - a sink must not raise; where one does, only its own request ends
+            self._transport.abort()
+            exchange.collapse(sink, error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Settle the exchange in progress, if any."""
+        self.lost = True
+        self._pool.forget(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.connection = None
+        if self._until_close and self._head_given and exc is None:
+            exchange.finish().on_end()
+        elif self._reused and not self._touched and not exchange.retried:
+            self._pool.retry(exchange)
+        elif self._head_given:
+            exchange.fail(self._mid_body(ResetMidBody, "closed the connection within a response"))
+        else:
+            exchange.fail(self._before_head(ResetBeforeHead, "closed the connection before a response"))
+
+    def _take(self, exchange: "Exchange", data: bytes) -> None:
         first = data
         if self._touched:
             first = b""
@@ -175,23 +200,6 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._status and broken is None:
             broken = self._head_too_large(len(data))
         self._deliver(exchange, broken, first)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Settle the exchange in progress, if any."""
-        self.lost = True
-        self._pool.forget(self)
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
-            return
-        exchange.connection = None
-        if self._until_close and self._head_given and exc is None:
-            exchange.finish().on_end()
-        elif self._reused and not self._touched and not exchange.retried:
-            self._pool.retry(exchange)
-        elif self._head_given:
-            exchange.fail(self._mid_body(ResetMidBody, "closed the connection within a response"))
-        else:
-            exchange.fail(self._before_head(ResetBeforeHead, "closed the connection before a response"))
 
     # What the parser says.
 

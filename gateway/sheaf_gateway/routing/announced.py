@@ -16,6 +16,7 @@ from sheaf_gateway.routing.blocks import BlockHash, Blocks
 _WHOLE = frozenset({None, "full_attention", "mla_attention"})
 _HERE = frozenset({None, "GPU"})
 _GROUPS = frozenset({None, 0})
+_MOST_BYTES = 65_536
 
 Seed = Callable[[str | None, str], int]
 """The chain's seed for an adapter's name (None: the base model) and a tenant's salt."""
@@ -113,14 +114,14 @@ def _plain(event: BlockStored) -> int:
 
 
 def _pieces(token_ids: Sequence[int], size: int, vocabulary: Sequence[bytes], count: int) -> list[bytes]:
-    """The bytes of each block, up to the first with a token that is unknown or missing."""
+    """The bytes of each block, up to the first that has a token unknown or missing, or more bytes than can be meant."""
     pieces: list[bytes] = []
     for place in range(0, min(len(token_ids) - size + 1, count * size), size):
         try:
             words = [vocabulary[token] for token in token_ids[place : place + size]]
         except IndexError:
             break
-        if not all(words):
+        if not all(words) or sum(map(len, words)) > _MOST_BYTES:
             break
         pieces.append(b"".join(words))
     return pieces

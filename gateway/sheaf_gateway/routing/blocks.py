@@ -54,7 +54,8 @@ class Blocks:
         self.orphans = 0
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        """What it takes to hold them, in blocks: large ones complete many hashes each."""
+        return max(len(self._blocks), len(self.marks))
 
     def stored(
         self, names: Sequence[BlockHash], parent: BlockHash | None, pieces: Iterable[bytes], tokens: int, start: int

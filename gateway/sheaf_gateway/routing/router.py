@@ -133,7 +133,7 @@ class Router:
         predicted = decision.cached_bytes
         cached = self._cached(ask, predicted, key) if ask.exact else _predicted(predicted)
         own, ahead = _own(ask, cached.end), ledger.ahead(now, price)
-        clear, probe = not ledger.slots_short(ask.adapter, capacity.slots), False
+        clear, probe = ask.adapter is None or not ledger.slots_short(ask.adapter, capacity.slots), False
         if ledger.breaker.phase != "Closed":
             ledger.breaker, probe = circuit.sent(ledger.breaker, now, self.rules)
         self._tickets += 1

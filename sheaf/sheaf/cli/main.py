@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": "sheaf.cli.manifests:validate",
     "digest": "sheaf.cli.manifests:digest",
     "simulate": "sheaf.cli.simulate:simulate",
+    "profile": "sheaf.cli.measure:profile",
     "plan": "sheaf.cli.plan:plan",
     "keys": "sheaf.cli.keys:app",
     "version": "sheaf.cli.version:version",

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from sheaf_gateway.routing import prefix
 
+from sheaf.simulator.runs import INDEX_BITS, Runs
+
 BYTES_PER_TOKEN = 4
 GATEWAY_TOKENS = prefix.BLOCK // BYTES_PER_TOKEN
-INDEX_BITS = 17
 LONGEST = 1 << INDEX_BITS
 _KEY = (1 << 45) - 1
 _ODD = 0x9E3779B97F4A7C15
@@ -68,18 +69,20 @@ def root(model: str, adapter: str | None, salt: str) -> int:
     return prefix.seed(model, adapter, "", salt) & _KEY
 
 
-def block_hashes(call: Call, salt: str, sizes: Sequence[int]) -> list[list[int]]:
+def block_hashes(call: Call, salt: str, sizes: Sequence[int]) -> list[Runs]:
     """The hashes of the prompt's full blocks, for each block size in tokens. Equal hashes mean equal prefixes."""
     key, start = root(call.model, call.adapter, salt), 0
-    chains: list[list[int]] = [[] for _ in sizes]
+    chains: list[list[tuple[int, int]]] = [[] for _ in sizes]
     for name, length in call.segments:
         key = _mixed(key, name)
         end = start + length
         base = key << INDEX_BITS
         for chain, size in zip(chains, sizes, strict=True):
-            chain.extend(range(base + start // size, base + end // size))
+            first, last = start // size, end // size
+            if first < last:
+                chain.append((base + first, last - first))
         start = end
-    return chains
+    return [Runs(chain) for chain in chains]
 
 
 def _mixed(key: int, name: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sheaf.simulator.calls import Call
     from sheaf.simulator.pods import Pod
+    from sheaf.simulator.runs import Runs
 
 
 class Flight:
@@ -40,7 +41,7 @@ class Flight:
         "sent_at",
     )
 
-    def __init__(self, number: int, call: Call, hashes: list[int], chain: list[int]) -> None:
+    def __init__(self, number: int, call: Call, hashes: Runs, chain: list[int]) -> None:
         self.number = number
         self.call = call
         self.hashes = hashes

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from sheaf_engine.timing import Adapter, Request, StepResult, TimingProfile
+from sheaf_engine.timing import Adapter, Request, TimingProfile
 
 from sheaf.simulator.clock import Clock
-from sheaf.simulator.coasting import CoastingEngine
+from sheaf.simulator.coasting import CoastingEngine, Seen
 
 
 class Flying(Protocol):
@@ -56,7 +56,7 @@ class Pod(Generic[F]):
         self.computed_tokens = 0
         self._clock = clock
         self._at = clock.now
-        self._result: StepResult | None = None
+        self._result: Seen | None = None
         self._turn = 0
         self._stepping = False
 
@@ -101,19 +101,8 @@ class Pod(Generic[F]):
         return lost
 
     def cached_tokens(self, hashes: Sequence[int]) -> int:
-        """Tokens of a prompt with these block hashes that are in the cache.
-
-        A cached block's parent is always cached, and evicted later than it, so a binary search finds the end.
-        """
-        holders = self.engine.pool.holders
-        low, high = 0, len(hashes)
-        while low < high:
-            middle = (low + high) // 2
-            if holders(hashes[middle]) is None:
-                high = middle
-            else:
-                low = middle + 1
-        return low * self.engine.profile.block_size
+        """Tokens of a prompt with these block hashes that are in the cache."""
+        return self.engine.pool.match(hashes, len(hashes)) * self.engine.profile.block_size
 
     def _look_at(self, time: float) -> None:
         """The engine has nothing to show before `time`, when its step under way is over."""
@@ -140,14 +129,14 @@ class Pod(Generic[F]):
             self._turn += 1
             self._clock.at(wake, self._woken, self._turn)
             return
-        self._result = engine.step(self._at)
+        self._result = engine.look(self._at)
         self._look_at(self._result.end)
 
     def _woken(self, turn: int) -> None:
         if turn == self._turn:
             self._look_at(max(self._clock.now, self.engine.coast(self._at, self._clock.now)))
 
-    def _tell(self, result: StepResult) -> None:
+    def _tell(self, result: Seen) -> None:
         flights = self.flights
         for admission in result.admitted:
             if not admission.resumed and admission.request_id in flights:

@@ -40,7 +40,7 @@ class Race:
     def _arrive(self, call: Call) -> None:
         hashes, chain = block_hashes(call, call.tenant, self._sizes)
         self._number += 1
-        flight = Flight(self._number, call, hashes, chain)
+        flight = Flight(self._number, call, hashes, list(chain))
         now = self.clock.now
         pod = self.policy.choose(flight, self.pods, now)
         flight.pod, flight.sent_at = pod, now

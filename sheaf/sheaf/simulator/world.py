@@ -191,7 +191,7 @@ class World:
             self.result.too_long += 1
             return
         hashes, chain = block_hashes(call, call.tenant, (profile.block_size, GATEWAY_TOKENS))
-        flight = Flight(self._number, call, hashes, chain)
+        flight = Flight(self._number, call, hashes, list(chain))
         now, ready = self.clock.now, len(self._routable[call.model])
         until = self._door.knock(flight, ready, self.fleet.wanted(call.model), now)
         if until is None:

@@ -131,7 +131,7 @@ def _addresses(raw: Raw, ip: str) -> dict[str, str]:
     """URLs from the pod's address and its named ports. Nothing where it has no address."""
     if not ip:
         return {"engine_url": ""}
-    address = ip_address(ip)
+    address = ip_address(str(ip))
     host = f"[{address}]" if address.version == 6 else str(address)
     ports = {**_PORTS, **_named_ports(raw)}
     return {

@@ -81,7 +81,9 @@ class KubernetesCluster:
         self._told_all = False
         self._list_trouble = ""
         self.metrics = WatchMetrics(self.registry)
-        self.view = View(self._index, self.clock, self._moved.set, self._address_moved)
+        self.view = View(
+            self._index, self.clock, self._moved.set, self._address_moved, spot_labels=self.settings.spot_labels
+        )
         self.agents = AgentPool(self.calls, self._heard, self.registry)
         self._acts = Acts(self.api, self.calls, self.view, self.settings, self.clock, self.may_write, self.instance)
 

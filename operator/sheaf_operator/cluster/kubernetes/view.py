@@ -6,7 +6,7 @@ deleted. So what was written is in the view when the write returns, and an event
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from sheaf_crds.agent_api import AgentState
@@ -40,12 +40,14 @@ class View:
         clock: Unix seconds.
         moved: called when keys have changed.
         address_moved: called with name and UID of a pod whose agent may have another address now, or none.
+        spot_labels: labels that mark spot nodes, beside those of the clouds.
     """
 
     index: FleetIndex
     clock: Callable[[], float]
     moved: Callable[[], None]
     address_moved: Callable[[str, str], None]
+    spot_labels: Mapping[str, str] = field(default_factory=dict)
     refusals: dict[Key, dict[Place, Refusal]] = field(default_factory=dict)
     dirty: set[Key] = field(default_factory=set)
     nodes: dict[str, NodeFacts] = field(default_factory=dict)
@@ -152,7 +154,7 @@ class View:
             self.address_moved(name, uid)
 
     def _take_node(self, raw: Raw) -> None:
-        facts = node_facts(raw)
+        facts = node_facts(raw, self.spot_labels)
         if self.nodes.get(facts.name) != facts:
             self.nodes[facts.name] = facts
             self._refresh(self._on_node.get(facts.name, ()))

@@ -77,7 +77,7 @@ class Demand:
         held: requests held for a first pod.
         rate: arrivals a second, over about the last half minute.
         service_s: mean seconds from admission to the end; 0: not known.
-        slots: requests that gateways admit at once.
+        slots: requests that the pods take at once, as gateways see it.
         work: what an average request asks; None: not known yet.
         kv_use: mean share of KV blocks in use on the pods that serve.
         burn: error-budget burn of the SLO over the last five minutes; None: nothing was measured.

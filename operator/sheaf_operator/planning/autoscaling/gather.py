@@ -2,7 +2,8 @@
 
 A gateway's last word counts fully for FRESH_S seconds, and for KEPT_S as the least that it may have: the sum is marked
 incomplete then, and no replica is taken away on it. Later it counts for nothing, and where no gateway counts, nobody
-knows. Latencies of several gateways are means weighted by their requests.
+knows. Latencies of several gateways are means weighted by their requests. What the pods take at once is no sum: every
+gateway tells it of all of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,7 +76,7 @@ def _sum(found: Sequence[Demand], *, complete: bool) -> Demand:
         held=sum(demand.held for demand in found),
         rate=sum(weights),
         service_s=_mean([(d.service_s, d.rate) for d in found if d.service_s]),
-        slots=sum(demand.slots for demand in found),
+        slots=max(demand.slots for demand in found),
         work=_work([(d.work, d.rate) for d in found if d.work is not None]),
         kv_use=max(demand.kv_use for demand in found),
         burn=max((demand.burn for demand in found if demand.burn is not None), default=None),

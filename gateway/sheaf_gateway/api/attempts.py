@@ -1,0 +1,146 @@
+"""The attempts of one request: which pod, with the adapter loaded there, and once more elsewhere where one came to
+nothing, within the retry budget and `max_attempts`.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from sheaf_gateway.api import failures
+from sheaf_gateway.api.asking import Asked
+from sheaf_gateway.api.errors import ApiError
+from sheaf_gateway.api.records import Attempt, Record
+from sheaf_gateway.fleet.agents import AgentError
+from sheaf_gateway.fleet.view import Pod
+from sheaf_gateway.proxy.exchange import Exchange
+from sheaf_gateway.routing.choose import Decision
+from sheaf_gateway.routing.ledger import Ticket
+
+if TYPE_CHECKING:
+    from sheaf_gateway.api.inference import Inference
+
+log = structlog.get_logger(__name__)
+
+
+class Attempts:
+    """What `call.Call` knows of its attempts."""
+
+    __slots__ = (
+        "_asked",
+        "_core",
+        "_decision",
+        "_last_error",
+        "exchange",
+        "finished",
+        "loading",
+        "pod",
+        "record",
+        "ticket",
+        "tried",
+    )
+
+    _decision: Decision
+    pod: Pod
+    ticket: Ticket | None
+    exchange: Exchange | None
+
+    def __init__(self, core: "Inference", asked: Asked, record: Record) -> None:
+        self._core = core
+        self._asked = asked
+        self.record = record
+        self.finished = False
+        self.tried: frozenset[str] = frozenset()
+        self._last_error: ApiError | None = None
+        self.loading: asyncio.Future[None] | None = None
+        self.ticket = self.exchange = None
+
+    def fail(self, error: ApiError) -> None:
+        """Answer with an error and be done."""
+        raise NotImplementedError
+
+    def _send(self) -> None:
+        """Send the request to the pod."""
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        """Begin anew after an attempt of which the client saw nothing."""
+        raise NotImplementedError
+
+    def _attempt(self) -> None:
+        core, ask = self._core, self._asked.ask
+        pods = core.store.fleet.pods_of(ask.model)
+        now = core.now()
+        self._decision = decision = core.router.decide(ask, pods, now, self.tried)
+        if decision.pod is None:
+            self.fail(self._last_error or failures.no_pod(ask.model))
+            return
+        self.record.attempts.append(Attempt(decision, now))
+        self.pod = pod = pods[decision.place]
+        if pod.holds(ask.adapter, ask.digest):
+            self._send()
+        else:
+            self._load()
+
+    def _load(self) -> None:
+        self.record.attempts[-1].loaded_adapter = True
+        started = self._core.now()
+        self.loading = asyncio.ensure_future(self._core.loader.load(self.pod, self._asked.served.name))
+        self.loading.add_done_callback(lambda task: self._loaded(task, started))
+
+    def _loaded(self, task: asyncio.Future[None], started: float) -> None:
+        self.loading = None
+        error = None if task.cancelled() else task.exception()
+        if self.finished:
+            return
+        if isinstance(error, AgentError):
+            self._again(f"load_{error.code}", failures.load_failed(self._asked.served.name, error))
+        elif error is not None or task.cancelled():
+            log.error("load_broke_off", request_id=self.record.request_id, exc_info=error)
+            self.fail(failures.no_pod(self._asked.ask.model))
+        else:
+            self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
+            self._send()
+
+    def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
+        """Try once more where that is allowed and there is another pod, else answer with the error."""
+        self.settle(reason)
+        self._last_error = error
+        if elsewhere:
+            self.tried |= {self.pod.name}
+        refused = self._refusal_to_retry()
+        if refused is not None:
+            self.fail(error)
+            return
+        self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
+        self._clear()
+        self._attempt()
+
+    def _refusal_to_retry(self) -> str | None:
+        core = self._core
+        if self.finished or len(self.record.attempts) >= core.max_attempts:
+            return "attempts"
+        pods = core.store.fleet.pods_of(self._asked.ask.model)
+        if not any(pod.ready and pod.name not in self.tried for pod in pods):
+            return "pods"
+        if not core.router.budget.take(core.now()):
+            core.metrics.retries_denied.inc()
+            return "budget"
+        return None
+
+    def settle(self, outcome: str) -> None:
+        """Close the books of an attempt that is over."""
+        self.record.attempts[-1].outcome = outcome
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            self._core.router.finished(ticket)
+
+    def blame(self, *, pod: bool) -> None:
+        """Tell the router that the attempt failed by its pod, or was given up."""
+        router, now = self._core.router, self._core.now()
+        if self.ticket is None:
+            return
+        if pod:
+            router.failed(self.ticket, now)
+        else:
+            router.abandoned(self.ticket, now)
