@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import xxhash
 from sheaf_gateway.fleet.view import Pod as PodView
 from sheaf_gateway.routing.cost import KV_PRESSURE_FROM, Coefficients, compute, pairs, tokens
-from sheaf_gateway.routing.index import PodKey, PrefixIndex
+from sheaf_gateway.routing.index import Held, PodKey, PrefixIndex
 from sheaf_gateway.routing.ledger import PodLedger
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.router import Ask, Capacity
@@ -56,13 +56,18 @@ class WatchedIndex(PrefixIndex):
                 found.append((depth, names))
         return found[::-1]
 
+    def history(self, pod: PodKey) -> Held:
+        """What the pod was sent; whoever is watched later tells what it drops from the first."""
+        held = self._pods.get(pod)
+        if held is None:
+            held = self._pods[pod] = _Held(self, pod[0])
+        return held
+
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
         """Remember that the pod was sent these blocks."""
         if pod[0] not in self._watched:
             return super().record(chain, pod, room)
-        held = self._pods.get(pod)
-        if held is None:
-            held = self._pods[pod] = _Held(self, pod[0])
+        held = self.history(pod)
         fresh = [block for block in chain if block not in held]
         super().record(chain, pod, room)
         return self._note(pod[0], [block for block in fresh if block in held])
