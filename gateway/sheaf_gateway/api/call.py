@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, ends_well, is_object, is_stream, may_begin
+from sheaf_gateway.api.answers import answer_headers, ends_well, is_answer, is_stream, may_begin
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.continuing import Continuing
 from sheaf_gateway.api.ending import Ending, given
@@ -363,7 +363,7 @@ class Call:
 
     def _reply(self, body: bytes) -> None:
         adapter = self._asked.ask.adapter
-        wrong = failures.unreadable(self._status, readable=is_object(body))
+        wrong = failures.unreadable(self._status, readable=is_answer(self._response_headers, body))
         if wrong is not None and wrong.status >= 500:
             self._bad("bad_response", wrong)
             return
