@@ -321,7 +321,7 @@ async def test_a_sink_that_raises_ends_its_own_request_only(make_world, ask, mon
 
     with monkeypatch.context() as patched:
         patched.setattr("sheaf_gateway.api.call.find_usage", fail)
-        answers = [await ask(world, "POST", CHAT, chat()), await ask(world, "POST", CHAT, chat(stream=True))]
-    assert b"[DONE]" not in answers[1][2] or answers[1][2].endswith(b"}\n\n")
+        await ask(world, "POST", CHAT, chat())
+        await ask(world, "POST", CHAT, chat(stream=True))
     assert world.gateway.router.ledger("base-0").running == world.gateway.inference.admission.running("base") == 0
     assert (await ask(world, "POST", CHAT, chat()))[0] == 200
