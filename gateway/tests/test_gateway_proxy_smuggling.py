@@ -184,6 +184,19 @@ async def test_an_ambiguous_request_is_answered_closed_and_never_seen(name, star
     assert recorder.seen == []
 
 
+@pytest.mark.parametrize("name", REFUSED)
+async def test_it_is_refused_on_a_second_request_as_on_the_first(name, start_server, connect, recorder):
+    raw, status = REFUSED[name]
+    client = await connect(await start_server(recorder, LIMITS))
+    for body in (b"abc", b"abcd"):
+        await client.send(POST + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert (await client.reply()).status == 200
+    await client.send(raw + SMUGGLED)
+    assert (await client.reply()).status == status
+    assert await client.rest() == b""
+    assert recorder.seen == [("POST", "/", b"abc"), ("POST", "/", b"abcd")]
+
+
 @pytest.mark.parametrize("name", ACCEPTED)
 async def test_a_well_framed_request_is_seen_and_so_is_what_follows_it(name, start_server, connect, recorder):
     raw, expected = ACCEPTED[name]

@@ -129,14 +129,18 @@ class Admission:
 
     def routed(self, ask: Ask, uncached: float) -> None:
         """An admitted request goes to a pod that has all but `uncached` tokens of its prompt."""
-        self.produced(ask, 0.0, uncached=uncached)
+        gate = self._gates.get(ask.model)
+        bill = gate.bills.get(ask.request_id) if gate is not None else None
+        if gate is not None and bill is not None:
+            gate.charge(bill, uncached, bill.output)
+            self._stir(ask.model)
 
-    def produced(self, ask: Ask, output: float, *, uncached: float | None = None) -> None:
+    def produced(self, ask: Ask, output: float) -> None:
         """An admitted request has `output` tokens so far."""
         gate = self._gates.get(ask.model)
         bill = gate.bills.get(ask.request_id) if gate is not None else None
         if gate is not None and bill is not None:
-            gate.charge(bill, bill.prompt if uncached is None else uncached, max(bill.output, output))
+            gate.charge(bill, bill.prompt, max(bill.output, output))
             self._stir(ask.model)
 
     def release(
@@ -282,7 +286,8 @@ class Admission:
     def _enter(self, gate: Gate, ask: Ask) -> Answer:
         books = gate.line.books
         tenant = books.tenant(ask.tenant, ask.terms.weights.get(ask.tenant, 1))
-        books.arrive(tenant)
+        if not books.plain:
+            books.arrive(tenant)
         gate.enter(ask, tenant, ask.prompt)
         return _ADMIT
 

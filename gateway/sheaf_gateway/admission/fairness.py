@@ -42,9 +42,11 @@ class Tenant:
 
 
 class Books:
-    """The policy None, and what all policies share: the tenants' books, bounded."""
+    """The policy None, and what all policies share: the tenants' books, bounded. `plain` says that arriving and
+    entering mean nothing, and that a charge only adds to what was served."""
 
     policy: Policy = "None"
+    plain: bool = True
 
     def __init__(self, max_tenants: int = MAX_TENANTS) -> None:
         self.tenants: dict[str, Tenant] = {}
@@ -93,6 +95,7 @@ class TokenCounters(Books):
     """VTC."""
 
     policy: Policy = "VTC"
+    plain = False
 
     def __init__(self, max_tenants: int = MAX_TENANTS) -> None:
         super().__init__(max_tenants)
@@ -132,6 +135,7 @@ class Deficits(Books):
     """DLPM. Rounds are counted for all and worked into a tenant's deficit when it is looked at."""
 
     policy: Policy = "DLPM"
+    plain = False
 
     def __init__(self, max_tenants: int = MAX_TENANTS, quantum: float = QUANTUM) -> None:
         super().__init__(max_tenants)

@@ -2,6 +2,8 @@
 
 import math
 
+import msgspec
+
 from sheaf_gateway.admission.fairness import OUTPUT_PRICE, PROMPT_PRICE, Tenant, books
 from sheaf_gateway.admission.line import Line
 from sheaf_gateway.admission.terms import Ask, Policy, Terms, Work
@@ -23,8 +25,11 @@ class Rate:
 
     def count(self, now: float) -> None:
         """One arrival."""
-        self._count = self._decayed(now) + 1.0
-        self._at = max(self._at, now)
+        passed = now - self._at
+        if passed > 0.0:
+            self._count *= math.exp(-passed / _RATE_WINDOW_S)
+            self._at = now
+        self._count += 1.0
 
     def read(self, now: float) -> float:
         """Arrivals a second."""
@@ -59,15 +64,12 @@ class Sizes:
         return max(0.0, self.square / (self.uncached * self.uncached) - 1.0) if self.uncached else 0.0
 
 
-class Bill:
+class Bill(msgspec.Struct):
     """What a request under way has been charged, in tokens."""
 
-    __slots__ = ("output", "prompt", "tenant")
-
-    def __init__(self, tenant: Tenant) -> None:
-        self.tenant = tenant
-        self.prompt = 0.0
-        self.output = 0.0
+    tenant: Tenant
+    prompt: float = 0.0
+    output: float = 0.0
 
 
 class Gate:
@@ -110,7 +112,8 @@ class Gate:
 
     def enter(self, ask: Ask, tenant: Tenant, prompt: float) -> None:
         """A request begins to be served."""
-        self.line.books.enter(tenant)
+        if not self.line.books.plain:
+            self.line.books.enter(tenant)
         bill = self.bills[ask.request_id] = Bill(tenant)
         self.charge(bill, prompt, 0.0)
 
@@ -119,7 +122,11 @@ class Gate:
         cost = (prompt - bill.prompt) * PROMPT_PRICE + (output - bill.output) * OUTPUT_PRICE
         bill.prompt, bill.output = prompt, output
         if cost:
-            self.line.books.charge(bill.tenant, cost)
+            books = self.line.books
+            if books.plain:
+                bill.tenant.served += cost
+            else:
+                books.charge(bill.tenant, cost)
             if self._charged is not None:
                 self._charged[bill.tenant.name] = bill.tenant
 

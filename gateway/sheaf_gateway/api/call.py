@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, answer_lines, ends_well, is_answer, is_stream, may_begin
+from sheaf_gateway.api.answers import (
+    answer_headers,
+    answer_lines,
+    ends_well,
+    is_answer,
+    is_object,
+    is_stream,
+    may_begin,
+)
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
@@ -159,7 +167,11 @@ class Call(Attempts):
             self._reply(b"".join(self._held))
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
-        """The whole answer came in one read (`proxy.exchange.WholeSink`)."""
+        """The whole answer came in one read (`proxy.exchange.WholeSink`); only heads of plain answers have lines."""
+        if head.lines and is_object(body):
+            self._status = head.status
+            self._reply_plain(head, body)
+            return
         self.on_head(head.status, head.headers)
         if self._streaming:
             ticket = self.ticket
@@ -168,12 +180,15 @@ class Call(Attempts):
             if self.ticket is ticket:
                 self.on_end()
         elif 200 <= self._status < 300 and is_answer(self._response_headers, body):
-            self._answered()
-            lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
-            self.responder.reply_joined(self._status, lines, body)
-            self._finish(self._status, find_usage(body), "ok")
+            self._reply_plain(head, body)
         elif self._status:
             self._reply(body)
+
+    def _reply_plain(self, head: AnswerHead, body: bytes) -> None:
+        self._answered()
+        lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
+        self.responder.reply_joined(self._status, lines, body)
+        self._finish(self._status, find_usage(body), "ok")
 
     def on_error(self, error: UpstreamError) -> None:
         """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""

@@ -210,16 +210,16 @@ class Inference:
 
     def _measure(self, asked: Asked, record: Record, ending: Ending, seconds: float) -> None:
         meters, usage = self.metrics.of(record.served), ending.usage
-        outcome = _outcome(record, ending, seconds)
-        meters.requested(record.status)
-        meters.duration(seconds)
-        if outcome.ttft is not None:
-            meters.ttft(outcome.ttft)
-        if outcome.tpot is not None:
-            meters.tpot(outcome.tpot)
         slo, door = asked.served.promise.name, asked.door
-        if slo and not (door.batch and door.terms.interactive):
-            self._attained(slo, record, outcome)
+        meters.requested(record.status, seconds)
+        if slo or record.ttft_ms is not None:
+            outcome = _outcome(record, ending, seconds)
+            if outcome.ttft is not None:
+                meters.ttft(outcome.ttft)
+            if outcome.tpot is not None:
+                meters.tpot(outcome.tpot)
+            if slo and not (door.batch and door.terms.interactive):
+                self._attained(slo, record, outcome)
         if usage.prompt is not None:
             meters.reported(usage.prompt, usage.cached or 0, usage.output or 0)
 

@@ -57,11 +57,14 @@ class Meters:
         self.tallies = {key: Tally(bounds) for key, (_, _, bounds) in _HISTOGRAMS.items()}
         self.ttft = self.tallies["ttft"].observe
         self.tpot = self.tallies["tpot"].observe
-        self.duration = self.tallies["duration"].observe
+        self._duration = self.tallies["duration"]
 
-    def requested(self, status: int) -> None:
-        """Count a request by its final status (499: the client went away)."""
+    def requested(self, status: int, seconds: float) -> None:
+        """Count a request by its final status (499: the client went away) and by how long it took."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
+        duration = self._duration
+        duration.counts[bisect_left(_LATENCY, seconds)] += 1
+        duration.total += seconds
 
     def reported(self, prompt: int, cached: int, output: int) -> None:
         """Count tokens as an engine reported them."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from sheaf_gateway.proxy import metrics
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """Where an engine listens: a TCP host and port, or a Unix socket at `uds`; with TLS or without."""
 
     host: str = "localhost"

@@ -95,7 +95,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(self, exchange: Exchange) -> None:
         """Send a request; its response goes to the exchange's sink."""
-        self._reset()
+        if self._touched:
+            self._reset()
         self._exchange = exchange
         exchange.connection = self
         self.deadline = self._pool.now() + exchange.timeouts.first_byte_s

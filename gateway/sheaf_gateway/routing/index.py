@@ -86,7 +86,8 @@ class PrefixIndex:
         for block in reversed(chain[:most]):
             held[block] = None
             refresh(block)
-        _shrink(held, most)
+        if len(held) > most:
+            _shrink(held, most)
         self._size += len(held) - before
         while self._size > self._max:
             self._give_up(self._size - self._max)

@@ -130,9 +130,10 @@ class Router:
             self._settle(now)
         ledger, key = self.ledger(pod.name), (pod.name, pod.epoch)
         price, capacity = self.model(ask.model).coefficients, self.capacities.get(ask.model, UNKNOWN)
-        cached = self._cached(ask, decision, key) if ask.exact else _predicted(decision.cached_bytes)
+        predicted = decision.cached_bytes
+        cached = self._cached(ask, predicted, key) if ask.exact else _predicted(predicted)
         own, ahead = _own(ask, cached.end), ledger.ahead(now, price)
-        clear, probe = not ledger.slots_short(ask.adapter, capacity.slots), False
+        clear, probe = ask.adapter is None or not ledger.slots_short(ask.adapter, capacity.slots), False
         if ledger.breaker.phase != "Closed":
             ledger.breaker, probe = circuit.sent(ledger.breaker, now, self.rules)
         self._tickets += 1
@@ -239,9 +240,9 @@ class Router:
                 self._groups[model] = found
         return found
 
-    def _cached(self, ask: Ask, decision: Decision, pod: PodKey) -> Depth:
+    def _cached(self, ask: Ask, predicted: int, pod: PodKey) -> Depth:
         """What the pod should have of the prompt: to the KV block where its engine says so, else by hash blocks."""
-        predicted, said = decision.cached_bytes, self.index.depth(ask.chain, ask.prompt, pod)
+        said = self.index.depth(ask.chain, ask.prompt, pod)
         return said if said.tokens and said.end + BLOCK > predicted else _predicted(predicted)
 
     def _turn(self, ledger: PodLedger, pod: str, breaker: Breaker) -> None:

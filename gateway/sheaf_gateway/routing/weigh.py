@@ -16,7 +16,6 @@ from sheaf_gateway.routing.cost import (
     KV_PRESSURE_FROM,
     Coefficients,
     Residency,
-    compute,
     pairs,
     tokens,
 )
@@ -110,7 +109,8 @@ def _own(size: int, blocks: int, price: Coefficients) -> Own:
     cached = min(size, blocks * BLOCK)
     count = (size - cached) / BYTES_PER_TOKEN
     met = pairs(count, cached / BYTES_PER_TOKEN)
-    return cached, count, met, compute(count, met, price), price.stream_ms + count * price.interference_ms_per_token
+    spent = count * price.prefill_ms_per_token + met * price.attention_ms_per_pair
+    return cached, count, met, spent, price.stream_ms + count * price.interference_ms_per_token
 
 
 def _adapted(
