@@ -131,6 +131,10 @@ bench-gateway: $(STAMP) ## Gateways side by side, each on one core: requests, st
 bench-gateways: $(STAMP) ## One gateway beside several, that tell each other of their requests and that do not (TRACE=path)
 	$(BIN)/python bench/routing/bench_gateways.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
+.PHONY: bench-memory
+bench-memory: $(STAMP) ## The gateway's memory over a million requests of every kind (ARGS="--requests N")
+	$(BIN)/python bench/gateway/bench_memory.py $(ARGS)
+
 .PHONY: bench-streams
 bench-streams: $(STAMP) ## What a chunk costs in the gateway, with the journal of continued streams and without
 	$(BIN)/python bench/streams/bench_chunk_cost.py $(ARGS)

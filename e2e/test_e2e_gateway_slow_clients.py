@@ -27,7 +27,7 @@ ALLOWED = 2**20 if HARD == resource.RLIM_INFINITY else HARD
 CLIENTS = int(os.environ.get("SHEAF_E2E_SLOW_CLIENTS", min(10_000, ALLOWED * 3 // 4 - RESERVE)))
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: slow\r\ncontent-type: application/json\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nhost: slow\r\n\r\n"
-KEEP_ALIVE_S = 4.0
+KEEP_ALIVE_S = 8.0
 ROOM_S = 10.0
 BOUNDS = {"head": 12.0, "mute": 10.0, "body": 32.0, "drip": 32.0, "idle": KEEP_ALIVE_S}
 """Seconds after which each kind must be closed, the time to read a refusal included; room for a busy machine besides."""

@@ -274,7 +274,7 @@ def _connections(wanted: int) -> int:
     found = files.for_clients(allowed, wanted)
     if found < wanted:
         mend = "raise the limit of open files"
-        log.warning("fewer_connections", allowed=found, wanted=wanted, files=allowed, mend=mend)
+        log.info("fewer_connections", allowed=found, wanted=wanted, files=allowed, mend=mend)
     return found
 
 

@@ -260,3 +260,68 @@ async def test_an_adapter_that_cannot_be_loaded_is_503_and_the_base_still_answer
     assert "secret" not in error["message"]
     assert headers["retry-after"]
     assert (await ask(world, "POST", CHAT, chat("base")))[0] == 200
+
+
+@pytest.mark.parametrize(("kind", "status"), [("application/octet-stream", 200), ("text/html", 502)])
+async def test_bytes_that_an_engine_calls_so_are_an_answer_and_a_page_is_none(make_world, ask, kind, status):  # noqa: F811
+    world = await make_world(pods={"base": 1})
+
+    async def answer(_seen, writer):
+        writer.write(response(200, b"\x00\xff\x01", kind))
+
+    world.engines[0].script = answer
+    assert (await ask(world, "POST", CHAT, chat()))[0] == status
+
+
+async def test_a_refusal_in_words_that_nobody_can_read_comes_as_an_error_with_its_status(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 1})
+
+    async def refuse(_seen, writer):
+        writer.write(response(422, b"<html>no</html>", "text/html"))
+
+    world.engines[0].script = refuse
+    status, _, body = await ask(world, "POST", CHAT, chat())
+    assert (status, json.loads(body)["error"]["code"]) == (422, "engine_refused")
+    assert world.gateway.router.ledger("base-0").running == 0
+
+
+async def test_a_stream_that_ends_without_its_end_is_said_to_be_broken(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 1})
+
+    async def stop_early(_seen, writer):
+        writer.write(STREAM_HEAD + chunk(event({"n": 0})) + b"0\r\n\r\n")
+
+    world.engines[0].script = stop_early
+    _, _, body = await ask(world, "POST", CHAT, chat(stream=True))
+    events = [json.loads(part.removeprefix(b"data: ")) for part in body.split(b"\n\n") if part]
+    assert [found.get("n") for found in events] == [0, None]
+    assert events[-1]["error"]["code"] == "stream_interrupted"
+
+
+async def test_an_answer_that_dribbles_is_given_up_in_time(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 1}, times={"firstByte": "200ms"})
+
+    async def dribble(_seen, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    world.engines[0].script = dribble
+    status, _, body = await ask(world, "POST", CHAT, chat())
+    assert (status, json.loads(body)["error"]["code"]) == (504, "engine_timeout")
+
+
+async def test_a_sink_that_raises_ends_its_own_request_only(make_world, ask, monkeypatch):  # noqa: F811
+    world = await make_world(pods={"base": 1})
+
+    def fail(*_arguments):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sheaf_gateway.api.call.find_usage", fail)
+        await ask(world, "POST", CHAT, chat())
+        await ask(world, "POST", CHAT, chat(stream=True))
+    assert world.gateway.router.ledger("base-0").running == world.gateway.inference.admission.running("base") == 0
+    assert (await ask(world, "POST", CHAT, chat()))[0] == 200

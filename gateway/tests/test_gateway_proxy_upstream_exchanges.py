@@ -60,7 +60,9 @@ async def test_a_sink_may_send_the_next_request_on_the_same_connection_from_its_
 
     pool, endpoint, ear = make_pool(), await start_engine(answering(OK, OK)), Eager()
     send(pool, endpoint, ear)
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        while ear.heard.count("end") < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
     assert ear.heard == [200, b"ok", "end", 200, b"ok", "end"]
     assert pool.open_connections(endpoint) == 1
 

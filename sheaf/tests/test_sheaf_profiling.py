@@ -94,8 +94,9 @@ def events(*found: Any, step: float = 0.0, held: float = 0.0) -> Answer:
         await asyncio.sleep(held)
         reply = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await reply.prepare(request)
-        for event in found:
-            await reply.write(b"data: %s\n\n" % (event if isinstance(event, bytes) else json.dumps(event).encode()))
+        lines = [b"data: %s\n\n" % (one if isinstance(one, bytes) else json.dumps(one).encode()) for one in found]
+        for piece in [b"".join(lines)] if held else lines:
+            await reply.write(piece)
             await asyncio.sleep(step)
         return reply
 

@@ -1,7 +1,6 @@
 """Making the simulator faster changes nothing that it says: two runs are the same to the last bit as when they were noted.
 
-That holds whether routing is shown all pods (of fewer than `many`) or the few that could be chosen. Whoever changes a
-decision on purpose (routing, admission, planning, the timing model) notes the new digests and says so.
+Whoever changes a decision on purpose (routing, admission, planning, the timing model) notes the new digests and says so.
 """
 
 import hashlib
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from sheaf.simulator.calls import Call
 from sheaf.simulator.market import Market, Zone
-from sheaf.simulator.policies.product import MANY, Product
+from sheaf.simulator.policies.registry import POLICIES
 from sheaf.simulator.world import Result, Setting, World
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 
@@ -56,7 +55,7 @@ def digest(result: Result) -> str:
     return found.hexdigest()[:16]
 
 
-def chat(many: int = MANY) -> Result:
+def chat() -> Result:
     """One Model that scales, with adapters, tenants, a promise, and spot pods of which some are taken without a word."""
     objects = [
         model(
@@ -80,23 +79,22 @@ def chat(many: int = MANY) -> Result:
     ]
     names = [("chat", None), ("chat", "ada"), ("chat", "bob"), ("chat", "cyd")]
     market = Market((Zone("z", 10.0, (5,) * 8 + (1,) * 2 + (5,) * 100),), notice_s=0.0)
-    world = World(objects, Product(1, many=many), Setting(market=market, cold_start_s=15.0))
+    world = World(objects, POLICIES["sheaf"](1), Setting(market=market, cold_start_s=15.0))
     return world.run(calls(1500, 15.0, names, 400))
 
 
-def fleet(many: int = MANY) -> Result:
+def fleet() -> Result:
     """Two Models of twelve pods each whose caches are too small, asked as fast as they can answer."""
     profile = {"engine": {"name": "vllm", "args": ["--max-model-len=8192", "--block-size=32"]}}
     objects = [model("one", replicas=12, **profile), model("two", replicas=12, **profile)]
-    world = World(objects, Product(1, many=many), Setting(cold_start_s=15.0))
+    world = World(objects, POLICIES["sheaf"](1), Setting(cold_start_s=15.0))
     for name in ("one", "two"):
         world._profiles[name] = world._profiles[name].with_changes(num_blocks=300, max_num_batched_tokens=2048)
     return world.run(calls(2000, 160.0, [("one", None), ("two", None), ("one", None)], 900))
 
 
-@pytest.mark.parametrize("many", [MANY, 2, 1000])
 @pytest.mark.parametrize(("run", "noted"), [(chat, CHAT), (fleet, FLEET)])
-def test_a_run_is_the_same_to_the_last_bit_as_when_it_was_noted(run, noted, many):
-    result = run(many)
+def test_a_run_is_the_same_to_the_last_bit_as_when_it_was_noted(run, noted):
+    result = run()
     assert digest(result) == noted
     assert len(result.outcome.ttft) > 1000

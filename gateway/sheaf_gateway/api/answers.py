@@ -76,6 +76,11 @@ def is_object(body: bytes) -> bool:
         return False
 
 
+def is_answer(headers: list[Header], body: bytes) -> bool:
+    """Whether a whole answer is one: a JSON object, or bytes that were asked for (embeddings) and are called so."""
+    return is_object(body) or (b"content-type", b"application/octet-stream") in headers
+
+
 def may_begin(data: bytes) -> bool:
     """Whether a stream of server-sent events may begin so."""
     return data.startswith(_BEGINNINGS) or any(beginning.startswith(data) for beginning in _BEGINNINGS)

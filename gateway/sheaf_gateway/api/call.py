@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from sheaf_gateway.api import errors, failures
-from sheaf_gateway.api.answers import answer_headers, answer_lines, ends_well, is_object, is_stream, may_begin
+from sheaf_gateway.api.answers import (
+    answer_headers,
+    answer_lines,
+    ends_well,
+    is_answer,
+    is_object,
+    is_stream,
+    may_begin,
+)
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
@@ -171,7 +179,7 @@ class Call(Attempts):
                 self.on_body(body)
             if self.ticket is ticket:
                 self.on_end()
-        elif 200 <= self._status < 300 and is_object(body):
+        elif 200 <= self._status < 300 and is_answer(self._response_headers, body):
             self._reply_plain(head, body)
         elif self._status:
             self._reply(body)
@@ -275,7 +283,7 @@ class Call(Attempts):
 
     def _reply(self, body: bytes) -> None:
         adapter = self._asked.ask.adapter
-        wrong = failures.unreadable(self._status, readable=is_object(body))
+        wrong = failures.unreadable(self._status, readable=is_answer(self._response_headers, body))
         if wrong is not None and wrong.status >= 500:
             self._bad("bad_response", wrong)
             return

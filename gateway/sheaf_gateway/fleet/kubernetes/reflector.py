@@ -94,7 +94,7 @@ class Reflector:
                 await self._failed(error)
             except Exception as error:
                 log.exception("reflector_failed", kind=self._resource.kind)
-                await self._failed(ApiError(0, f"{type(error).__name__}: {error}"))
+                await self._failed(NonsenseError(0, f"{type(error).__name__}: {error}"))
 
     async def _round(self) -> None:
         if not self._version:
@@ -186,6 +186,8 @@ class Reflector:
             raise NonsenseError(0, "a watch event without an object")
         if word == "ERROR":
             raise ApiError(_code(raw), str(raw.get("message", "the watch ended with an error")))
+        if not isinstance(word, str):
+            raise NonsenseError(0, "a watch event without a type")
         metrics.WATCH_EVENTS.labels(kind, word if word in _WORDS else "other").inc()
         if word in ("ADDED", "MODIFIED"):
             self._sink.changed(kind, raw)
