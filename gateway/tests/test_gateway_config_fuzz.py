@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sheaf_gateway.api.keys import KeyRing, read_keys
 from sheaf_gateway.config import ConfigError, GatewayConfig, load_config
 
-FUZZ = settings(max_examples=150, deadline=None)
+FUZZ = settings(max_examples=60, deadline=None)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),

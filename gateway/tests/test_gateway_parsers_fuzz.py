@@ -28,7 +28,7 @@ from sheaf_gateway.proxy.exchange import Endpoint, Exchange, Timeouts
 from sheaf_gateway.proxy.framing import parse_head
 from sheaf_gateway.proxy.upstream_connection import UpstreamConnection
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITS = ServerLimits(max_body=4096)
 
 JSON = st.recursive(

@@ -10,7 +10,7 @@ from sheaf_gateway.routing.blocks import Blocks
 from sheaf_gateway.routing.index import PrefixIndex
 from sheaf_gateway.routing.prefix import BLOCK, chain, seed
 
-FUZZ = settings(max_examples=150, deadline=None)
+FUZZ = settings(max_examples=60, deadline=None)
 WORDS = [b"", b"a", b"bb" * 40, b"x" * 300, b"y" * 65_535]
 
 hashes = st.integers(0, 6) | st.binary(max_size=2) | st.integers(-(2**63), 2**64 - 1)

@@ -19,7 +19,7 @@ from sheaf_gateway.continuation.plan import Facts, Rest, decide
 from sheaf_gateway.continuation.wish import CHAT, read_wish
 from sheaf_gateway.proxy.sse import SseSplitter, event_data
 
-FUZZ = settings(max_examples=150, deadline=None)
+FUZZ = settings(max_examples=60, deadline=None)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from([2**32, -1, 2**64, 10**400]) | st.text(max_size=4),
