@@ -58,9 +58,11 @@ async def _after(context: zmq.asyncio.Context, replay: str, first: int) -> Async
         return
     with _socket(context, zmq.DEALER, replay) as socket:
         try:
-            await asyncio.wait_for(socket.send_multipart([b"", first.to_bytes(8, "big")]), _REPLAY_S)
+            async with asyncio.timeout(_REPLAY_S):
+                await socket.send_multipart([b"", first.to_bytes(8, "big")])
             for _ in range(MAX_REPLAYED):
-                frames = await asyncio.wait_for(socket.recv_multipart(), _REPLAY_S)
+                async with asyncio.timeout(_REPLAY_S):
+                    frames = await socket.recv_multipart()
                 if not frames[-1]:
                     return
                 number, payload = _numbered(frames[1:])
