@@ -1,4 +1,7 @@
-"""What operators and gateways logged as an error, as far as the kubelets still have it."""
+"""What operators and gateways logged as an error, as far as the kubelets still have it.
+
+That a call to the API server is made again while that is away is no surprise, though kopf calls it an error.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from resilience.fleet import Fleet
 
 SIGNS = ('"level":"error"', '"level": "error"', "Traceback (most recent call last)")
+RETRIED = "Request attempt "
 PARTS = ("operator", "gateway")
 
 
@@ -22,4 +26,8 @@ def _bad(log: Path) -> list[str]:
         lines = log.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [f"{log.parent.parent.name}: {line}" for line in lines if any(sign in line for sign in SIGNS)]
+    return [f"{log.parent.parent.name}: {line}" for line in lines if _surprising(line)]
+
+
+def _surprising(line: str) -> bool:
+    return RETRIED not in line and any(sign in line for sign in SIGNS)
