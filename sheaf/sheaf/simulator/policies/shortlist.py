@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
 
 import xxhash
 from sheaf_gateway.fleet.view import Pod as PodView
@@ -25,7 +25,8 @@ from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.router import Ask, Capacity
 
 _SLACK = 1e-6
-_NOBODY: frozenset[str] = frozenset()
+_NOBODY: AbstractSet[str] = frozenset()
+FEW = 16
 
 
 class WatchedIndex(PrefixIndex):
@@ -33,7 +34,7 @@ class WatchedIndex(PrefixIndex):
 
     def __init__(self) -> None:
         super().__init__()
-        self._holding: dict[int, set[str]] = {}
+        self._holding: dict[int, str | set[str]] = {}
         self._watched: set[str] = set()
 
     def watch(self, pods: Iterable[str]) -> None:
@@ -41,31 +42,33 @@ class WatchedIndex(PrefixIndex):
         for name in pods:
             if name not in self._watched:
                 self._watched.add(name)
-                self._note(name, self._pods.get((name, 0), ()))
+                held = self._pods.get((name, 0))
+                self._pods[name, 0] = _Held(self, name, held or ())
+                self._note(name, list(held or ()))
 
     def holding(self, chain: Sequence[int]) -> list[tuple[int, set[str]]]:
         """How many leading blocks some watched pods hold, deepest first, with all pods that hold so many or more."""
         found: list[tuple[int, set[str]]] = []
+        last = 0
         for depth, block in enumerate(chain, start=1):
             names = self._holding.get(block)
-            if not names:
+            if names is None:
                 break
-            if found and len(names) == len(found[-1][1]):
-                found[-1] = (depth, names)
-            else:
-                found.append((depth, names))
+            count = 1 if isinstance(names, str) else len(names)
+            if count == last:
+                found.pop()
+            found.append((depth, {names} if isinstance(names, str) else names))
+            last = count
         return found[::-1]
 
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
         """Remember that the pod was sent these blocks."""
-        if pod[0] not in self._watched:
-            return super().record(chain, pod, room)
-        held = self._pods.get(pod)
-        if held is None:
-            held = self._pods[pod] = _Held(self, pod[0])
-        fresh = [block for block in chain if block not in held]
+        name = pod[0]
+        if name in self._watched:
+            held, most = self._pods[pod], min(room or self._max, self._max)
+            known = next((place for place, block in enumerate(chain) if block not in held), len(chain))
+            self._note(name, chain[known:most])
         super().record(chain, pod, room)
-        return self._note(pod[0], [block for block in fresh if block in held])
 
     def keep(self, pods: Iterable[PodKey]) -> None:
         """Forget every pod that is not named."""
@@ -73,30 +76,37 @@ class WatchedIndex(PrefixIndex):
         self._watched.intersection_update([name for name, _ in self._pods])
         self._holding.clear()
         for name in self._watched:
-            self._note(name, self._pods[name, 0])
+            self._note(name, list(self._pods[name, 0]))
 
     def dropped(self, name: str, block: int) -> None:
         """A pod does not hold a block any more."""
-        holding = self._holding.get(block)
-        if holding is not None:
-            holding.discard(name)
-            if not holding:
-                del self._holding[block]
+        names = self._holding.get(block)
+        if isinstance(names, set):
+            names.discard(name)
+        if not names or names == name:
+            self._holding.pop(block, None)
 
-    def _note(self, name: str, blocks: Iterable[int]) -> None:
-        for block in blocks:
-            holding = self._holding.get(block)
-            if holding is None:
-                self._holding[block] = {name}
-            else:
-                holding.add(name)
+    def _note(self, name: str, blocks: Sequence[int]) -> None:
+        """A pod holds these blocks now; mostly nobody holds any from some block on."""
+        holding, first = self._holding, True
+        for place, block in enumerate(blocks):
+            names = holding.get(block)
+            if names is None:
+                if first and holding.keys().isdisjoint(blocks[place:]):
+                    holding.update(dict.fromkeys(blocks[place:], name))
+                    return
+                holding[block], first = name, False
+            elif isinstance(names, set):
+                names.add(name)
+            elif names != name:
+                holding[block] = {names, name}
 
 
 class _Held(OrderedDict[int, None]):
     """Blocks of one pod, that tells which it drops."""
 
-    def __init__(self, index: WatchedIndex, name: str) -> None:
-        super().__init__()
+    def __init__(self, index: WatchedIndex, name: str, blocks: Iterable[int]) -> None:
+        super().__init__(dict.fromkeys(blocks))
         self._index, self._name = index, name
 
     def popitem(self, last: bool = True) -> tuple[int, None]:  # noqa: FBT001, FBT002 - as the base class has it
@@ -105,51 +115,65 @@ class _Held(OrderedDict[int, None]):
         return found
 
 
-@dataclass(slots=True)
 class _Search:
-    """One request: what it costs where it is computed anew from a depth on, and the best that was found so far."""
+    """One request: what it costs on a pod that holds so much of its prompt, and the best that was found so far."""
 
-    size: int
-    price: Coefficients
-    best: float = float("inf")
-    found: list[tuple[float, str]] = field(default_factory=list)
-    own: float = 0.0
-    disturbed: float = 0.0
+    __slots__ = ("_best", "_disturbed", "_found", "_now", "_own", "_size", "ask", "capacity", "price")
+
+    def __init__(self, ask: Ask, now: float, price: Coefficients, capacity: Capacity) -> None:
+        self.ask, self.price, self.capacity = ask, price, capacity
+        self._now, self._size = now, tokens(ask.prompt_bytes)
+        self._best = float("inf")
+        self._found: list[tuple[float, str]] = []
+        self._own = self._disturbed = 0.0
 
     def at(self, depth: int) -> None:
         """Look at pods now that hold so many blocks."""
-        cached = min(self.size, depth * BLOCK)
-        count = tokens(self.size - cached)
-        self.own = compute(count, pairs(count, tokens(cached)), self.price)
-        self.disturbed = self.price.stream_ms + count * self.price.interference_ms_per_token
+        cached = min(self._size, tokens(depth * BLOCK))
+        count = self._size - cached
+        self._own = compute(count, pairs(count, cached), self.price)
+        self._disturbed = self.price.stream_ms + count * self.price.interference_ms_per_token
 
     def least(self, level: int) -> float:
         """What a pod with so many requests costs at least."""
-        return self.price.base_ms + 2.0 * self.own + level * self.disturbed
+        return self.price.base_ms + 2.0 * self._own + level * self._disturbed
+
+    def cost(self, view: PodView, ledger: PodLedger) -> float:
+        """What a pod costs but for loading the adapter."""
+        price, capacity = self.price, self.capacity
+        cost = self.least(ledger.running + view.foreign_running) + view.foreign_waiting * price.waiting_ms
+        if ledger.queued or ledger.pending_tokens:
+            ahead = ledger.ahead(self._now, price)
+            cost += compute(ahead.tokens, ahead.pairs, price) + len(ledger.queued) * self._own
+        if capacity.kv_tokens:
+            cost += max(0.0, ledger.held_tokens + self._size - capacity.kv_tokens) * price.room_ms_per_token
+        if self.ask.adapter is not None:
+            cost += ledger.slots_short(self.ask.adapter, capacity.slots) * price.slot_ms
+        return cost + max(0.0, view.kv_usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
 
     def hopeless(self, cost: float) -> bool:
         """Whether that is surely too much."""
-        return cost > self.best + _SLACK * (1.0 + self.best)
+        return cost > self._best + _SLACK * (1.0 + self._best)
 
     def note(self, cost: float, name: str) -> None:
         """A pod that would cost this."""
         if not self.hopeless(cost):
-            self.found.append((cost, name))
-            self.best = min(self.best, cost)
+            self._found.append((cost, name))
+            self._best = min(self._best, cost)
 
     def names(self) -> list[str]:
         """Who could win."""
-        return [name for cost, name in self.found if not self.hopeless(cost)]
+        return [name for cost, name in self._found if not self.hopeless(cost)]
 
 
 class Shortlist:
-    """The pods of one Model, by how busy they are."""
+    """The pods of one Model, by how busy they are: those that are plain (see `_is_plain`), and the others."""
 
     def __init__(self, index: WatchedIndex, capacity: Capacity) -> None:
         self._index, self._capacity = index, capacity
         self._plain: dict[int, set[str]] = {}
         self._other: dict[int, set[str]] = {}
-        self._where: dict[str, set[str]] = {}
+        self._where: dict[str, tuple[dict[int, set[str]], int]] = {}
         self._pods: dict[str, tuple[PodView, PodLedger]] = {}
         self._resident: dict[str, set[str]] = {}
         self._broken: set[str] = set()
@@ -163,67 +187,62 @@ class Shortlist:
         (self._broken.discard if ledger.breaker.phase == "Closed" else self._broken.add)(name)
         level = ledger.running + view.foreign_running
         buckets = self._plain if self._is_plain(view, ledger) else self._other
-        there, was = buckets.get(level), self._where.get(name)
-        if there is None:
-            there = buckets[level] = set()
-        if there is not was:
+        was = self._where.get(name)
+        if was is None or was[0] is not buckets or was[1] != level:
             if was is not None:
-                was.discard(name)
-            there.add(name)
-            self._where[name] = there
+                was[0][was[1]].discard(name)
+                if not was[0][was[1]]:
+                    del was[0][was[1]]
+            buckets.setdefault(level, set()).add(name)
+            self._where[name] = buckets, level
 
     def names(self, ask: Ask, price: Coefficients, now: float) -> list[str] | None:
         """Who could be chosen; None where only weighing all of them tells."""
         kv_tokens = self._capacity.kv_tokens
         if self._broken or price.stream_ms <= 0.0 or (kv_tokens and tokens(ask.prompt_bytes) > kv_tokens / 2):
             return None
-        search = _Search(ask.prompt_bytes, price)
-        resident = self._resident.get(ask.adapter, _NOBODY) if ask.adapter is not None else None
-        deeper: set[str] | frozenset[str] = _NOBODY
-        for depth, holding in [*self._index.holding(ask.chain), (0, None)]:
+        search = _Search(ask, now, price, self._capacity)
+        deeper = _NOBODY
+        for depth, holding in self._index.holding(ask.chain):
             search.at(depth)
-            for level in sorted({*self._plain, *self._other}):
-                if search.hopeless(search.least(level)):
-                    break
-                self._look(search, level, holding, deeper, resident, ask, now)
-            deeper = holding or _NOBODY
+            there = holding - deeper if deeper else holding
+            if len(there) <= FEW:
+                self._weigh_all(search, there)
+            else:
+                self._by_level(search, there, _NOBODY)
+            deeper = holding
+        search.at(0)
+        self._by_level(search, None, deeper)
         return search.names()
 
-    def _look(
-        self,
-        search: _Search,
-        level: int,
-        holding: set[str] | None,
-        deeper: set[str] | frozenset[str],
-        resident: set[str] | frozenset[str] | None,
-        ask: Ask,
-        now: float,
-    ) -> None:
-        plain, other = _among(self._plain.get(level), holding, deeper), _among(self._other.get(level), holding, deeper)
-        if resident is None:
-            if plain:
-                search.note(search.least(level), _drawn(ask.request_id, plain))
-            self._weigh(search, level, other, 0.0, ask, now)
-            return
-        every = plain | other
-        self._weigh(search, level, every & resident, 0.0, ask, now)
-        if not search.hopeless(search.least(level) + search.price.adapter_load_ms):
-            self._weigh(search, level, every - resident, search.price.adapter_load_ms, ask, now)
+    def _by_level(self, search: _Search, among: AbstractSet[str] | None, but: AbstractSet[str]) -> None:
+        """Search the pods in `among` (None: all) except those in `but`, which hold equally much of the prompt."""
+        for level in sorted(self._plain.keys() | self._other.keys()):
+            if search.hopeless(search.least(level)):
+                return
+            plain, other = (_among(bucket.get(level, _NOBODY), among, but) for bucket in (self._plain, self._other))
+            if search.ask.adapter is not None:
+                self._weigh_all(search, plain | other)
+            else:
+                if plain:
+                    search.note(search.least(level), _drawn(search.ask.request_id, plain))
+                self._weigh(search, other, 0.0)
 
-    def _weigh(self, search: _Search, level: int, names: Iterable[str], load_ms: float, ask: Ask, now: float) -> None:
-        price, least, room = search.price, search.least(level) + load_ms, self._capacity.kv_tokens
+    def _weigh_all(self, search: _Search, names: AbstractSet[str]) -> None:
+        """Note what each of these pods costs, but for those where loading the adapter alone is too much."""
+        adapter, load_ms = search.ask.adapter, search.price.adapter_load_ms
+        if adapter is None:
+            self._weigh(search, names, 0.0)
+            return
+        resident = self._resident.get(adapter, _NOBODY)
+        self._weigh(search, names & resident, 0.0)
+        if not search.hopeless(search.least(0) + load_ms):
+            self._weigh(search, names - resident, load_ms)
+
+    def _weigh(self, search: _Search, names: Iterable[str], load_ms: float) -> None:
         for name in names:
             view, ledger = self._pods[name]
-            cost = least + view.foreign_waiting * price.waiting_ms + len(ledger.queued) * search.own
-            if ledger.queued or ledger.pending_tokens:
-                ahead = ledger.ahead(now, price)
-                cost += compute(ahead.tokens, ahead.pairs, price)
-            if room:
-                cost += max(0.0, ledger.held_tokens + tokens(search.size) - room) * price.room_ms_per_token
-            if ask.adapter is not None:
-                cost += ledger.slots_short(ask.adapter, self._capacity.slots) * price.slot_ms
-            pressure = max(0.0, view.kv_usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM)
-            search.note(cost + pressure * price.preemption_ms, name)
+            search.note(search.cost(view, ledger) + load_ms, name)
 
     def _is_plain(self, view: PodView, ledger: PodLedger) -> bool:
         """Whether nothing but running requests makes it cost more than an idle pod, for any prompt that is not huge."""
@@ -243,13 +262,9 @@ class Shortlist:
                 self._resident.setdefault(adapter, set()).add(name)
 
 
-def _among(
-    bucket: set[str] | None, holding: set[str] | None, deeper: set[str] | frozenset[str]
-) -> set[str] | frozenset[str]:
-    if not bucket:
-        return _NOBODY
-    found = bucket if holding is None else bucket & holding
-    return found - deeper if deeper else found
+def _among(bucket: AbstractSet[str], among: AbstractSet[str] | None, but: AbstractSet[str]) -> AbstractSet[str]:
+    found = bucket if among is None or not bucket else bucket & among
+    return found - but if but and found else found
 
 
 def _drawn(request_id: str, names: Iterable[str]) -> str:
