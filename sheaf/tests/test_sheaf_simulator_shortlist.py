@@ -67,6 +67,16 @@ def test_of_many_equal_pods_one_is_listed():
     assert found.names(ask, router.model("m").coefficients, 0.0) == [router.decide(ask, views, 0.0).pod]
 
 
+def test_a_pod_that_left_still_holds_blocks_and_is_not_listed():
+    router, index = Router(), WatchedIndex()
+    left, here = _pod(0, 0, 0, 0.0, set()), _pod(1, 5, 0, 0.0, set())
+    index.watch([left.name, here.name])
+    index.record([1, 2], (left.name, 0))
+    found = Shortlist(index, Capacity())
+    found.put(here, router.ledger(here.name))
+    assert found.names(_ask("one", [1, 2], None, 900), Coefficients(), 0.0) == [here.name]
+
+
 def test_where_a_breaker_is_open_only_all_pods_tell():
     router, index = Router(), WatchedIndex()
     view, ask = _pod(0, 0, 0, 0.0, set()), _ask("one", [], None, 9)

@@ -241,8 +241,9 @@ class Shortlist:
 
     def _weigh(self, search: _Search, names: Iterable[str], load_ms: float) -> None:
         for name in names:
-            view, ledger = self._pods[name]
-            search.note(search.cost(view, ledger) + load_ms, name)
+            known = self._pods.get(name)
+            if known is not None:
+                search.note(search.cost(*known) + load_ms, name)
 
     def _is_plain(self, view: PodView, ledger: PodLedger) -> bool:
         """Whether nothing but running requests makes it cost more than an idle pod, for any prompt that is not huge."""
