@@ -64,7 +64,7 @@ class Scale:
         )  # fmt: skip
         last, state, short, load_ms, over = 0, _RESIDENT, 0, 0.0, 0.0
         cached, uncached, own_pairs, own_ms, disturbed = cold = self._own(0)
-        facts, totals, owns = [], [], {0: cold}
+        facts, totals, owns, whole = [], [], {0: cold}, tokens(self.size)
         for pod, key, ledger in group.rows:
             if ledger.breaker.phase != "Closed":
                 return None
@@ -79,8 +79,7 @@ class Scale:
                 ahead = ledger.ahead(now, price)
                 ahead_tokens, ahead_pairs = ahead.tokens, ahead.pairs
                 queue = ahead_tokens * token_ms + ahead_pairs * pair_ms + queue
-            if room:
-                over = self._over(ledger)
+            if room and (over := max(0.0, ledger.held_tokens + whole - room)):
                 queue += over * price.room_ms_per_token
             if adapter is not None:
                 state, short, load_ms = self._adapted(pod, ledger)
@@ -105,9 +104,6 @@ class Scale:
         count = (size - cached) / BYTES_PER_TOKEN
         met = pairs(count, cached / BYTES_PER_TOKEN)
         return cached, count, met, compute(count, met, price), price.stream_ms + count * price.interference_ms_per_token
-
-    def _over(self, ledger: PodLedger) -> float:
-        return max(0.0, ledger.held_tokens + tokens(self.size) - self.kv_tokens)
 
     def _adapted(self, pod: Pod, ledger: PodLedger) -> tuple[Residency, int, float]:
         """Whether the adapter is there, how many must leave a slot for it, and what both cost."""

@@ -36,7 +36,7 @@ class Product(Policy):
         self.router.index = self._index = WatchedIndex()
         self._alone, self._many = alone, many
         self._views: dict[str, tuple[float, PodView]] = {}
-        self._seen: dict[str, tuple[PodView, ...]] = {}
+        self._seen: dict[str, _Seen] = {}
         self._crowds: dict[str, _Crowd] = {}
 
     def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
@@ -81,6 +81,8 @@ class Product(Policy):
         self._views = {pod.name: self._views[pod.name] for pod in pods if pod.name in self._views}
         self.router.keep([self._view(pod, pod.model, now) for pod in pods])
         self._crowds.clear()
+        for seen in self._seen.values():
+            seen.pods = ()
 
     def _shown(self, ask: Ask, pods: Pods, now: float) -> tuple[list[int] | None, Sequence[PodView]]:
         """Views to decide by, and the places of their pods; None: they are of all."""
@@ -121,10 +123,13 @@ class Product(Policy):
 
     def _all(self, model: str, pods: Pods, now: float) -> tuple[PodView, ...]:
         """The views of all pods: the same tuple as before while none of them is another."""
-        views, before = tuple([self._view(pod, model, now) for pod in pods]), self._seen.get(model)
-        if before is not None and before == views:
-            return before
-        self._seen[model] = views
+        seen = self._seen.get(model)
+        if seen is not None and seen.pods is pods and now - seen.oldest < REPORT_S:
+            return seen.views
+        views = tuple([self._view(pod, model, now) for pod in pods])
+        if seen is not None and seen.views == views:
+            views = seen.views
+        self._seen[model] = _Seen(pods, views, min(self._views[pod.name][0] for pod in pods))
         return views
 
     def _view(self, pod: Pod[Flight], model: str, now: float) -> PodView:
@@ -145,6 +150,15 @@ class Product(Policy):
         )
         self._views[pod.name] = (now, view)
         return view
+
+
+class _Seen:
+    """The views of all pods of a Model, and when the oldest of them was taken."""
+
+    __slots__ = ("oldest", "pods", "views")
+
+    def __init__(self, pods: Pods, views: tuple[PodView, ...], oldest: float) -> None:
+        self.pods, self.views, self.oldest = pods, views, oldest
 
 
 class _Crowd:
