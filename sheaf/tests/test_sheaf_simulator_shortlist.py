@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sheaf.simulator.policies.shortlist import Shortlist, WatchedIndex
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.cost import Coefficients, CostModel
+from sheaf_gateway.routing.index import PrefixIndex
 from sheaf_gateway.routing.router import Ask, Capacity, Router
 
 CHAINS = st.lists(st.integers(0, 2), max_size=6).map(
@@ -103,6 +104,22 @@ def test_the_index_knows_who_holds_what_after_evictions_and_losses():
     assert index.holding([1, 2, 3]) == [(3, {"a"}), (1, {"a", "b"})]
     index.keep([("b", 0)])
     assert index.holding([1, 2, 3]) == [(1, {"b"})]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), CHAINS), max_size=60), st.integers(1, 12), st.integers(0, 59))
+def test_a_full_index_forgets_what_the_gateways_own_does(sent, most, when):
+    plain, watched = PrefixIndex(most), WatchedIndex(most)
+    watched.watch(["pod-0", "pod-3"])
+    plain.record([], ("pod-0", 0))
+    plain.record([], ("pod-3", 0))
+    for number, (place, chain) in enumerate(sent):
+        for index in (plain, watched):
+            index.record(chain, (f"pod-{place}", 0))
+            if number == when:
+                index.keep([(f"pod-{name}", 0) for name in range(4)])
+        assert {pod: list(held) for pod, held in plain._pods.items()} == {
+            pod: list(held) for pod, held in watched._pods.items()
+        }
 
 
 def _pod(place: int, running: int, waiting: int, usage: float, resident: Any) -> Pod:

@@ -12,6 +12,7 @@ and a property test compares both decisions.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -27,15 +28,20 @@ from sheaf_gateway.routing.router import Ask, Capacity
 _SLACK = 1e-6
 _NOBODY: AbstractSet[str] = frozenset()
 FEW = 16
+MAX_BLOCKS = 262_144
+_STALE = 8
 
 
 class WatchedIndex(PrefixIndex):
-    """The gateway's index, that also knows who holds a block."""
+    """The gateway's index, that also knows who holds a block, and which pod most, without asking all of them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
+        super().__init__(max_blocks)
         self._holding: dict[int, str | set[str]] = {}
         self._watched: set[str] = set()
+        self._places: dict[PodKey, int] = {}
+        self._sizes: list[tuple[int, int, PodKey]] = []
+        self._changed: set[PodKey] = set()
 
     def watch(self, pods: Iterable[str]) -> None:
         """Know of these pods who holds what, from now on."""
@@ -64,6 +70,7 @@ class WatchedIndex(PrefixIndex):
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
         """Remember that the pod was sent these blocks."""
         name = pod[0]
+        self._changed.add(pod)
         if name in self._watched:
             held, most = self._pods[pod], min(room or self._max, self._max)
             known = next((place for place, block in enumerate(chain) if block not in held), len(chain))
@@ -73,6 +80,9 @@ class WatchedIndex(PrefixIndex):
     def keep(self, pods: Iterable[PodKey]) -> None:
         """Forget every pod that is not named."""
         super().keep(pods)
+        self._places.clear()
+        self._sizes.clear()
+        self._changed = set(self._pods)
         self._watched.intersection_update([name for name, _ in self._pods])
         self._holding.clear()
         for name in self._watched:
@@ -85,6 +95,21 @@ class WatchedIndex(PrefixIndex):
             names.discard(name)
         if not names or names == name:
             self._holding.pop(block, None)
+
+    def _largest(self) -> OrderedDict[int, None]:
+        """The first of the pods that hold most."""
+        if len(self._places) < len(self._pods) or len(self._sizes) > _STALE * len(self._pods):
+            self._places = {pod: place for place, pod in enumerate(self._pods)}
+            self._sizes.clear()
+            self._changed.update(self._pods)
+        for pod in self._changed:
+            heapq.heappush(self._sizes, (-len(self._pods[pod]), self._places[pod], pod))
+        self._changed.clear()
+        while len(self._pods[self._sizes[0][2]]) != -self._sizes[0][0]:
+            heapq.heappop(self._sizes)
+        found = self._sizes[0][2]
+        self._changed.add(found)
+        return self._pods[found]
 
     def _note(self, name: str, blocks: Sequence[int]) -> None:
         """A pod holds these blocks now; mostly nobody holds any from some block on."""
