@@ -1,8 +1,11 @@
 """A declared fleet in virtual time: nothing is lost, the operator's plan is followed, and the same seed gives the same."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from sheaf.cli.main import run
@@ -10,8 +13,9 @@ from sheaf.simulator.figures import bounds_of, figures
 from sheaf.simulator.market import Market, Zone
 from sheaf.simulator.naming import named
 from sheaf.simulator.outcome import quantile
+from sheaf.simulator.picture import PictureError, picture
 from sheaf.simulator.policies.registry import POLICIES
-from sheaf.simulator.report import page
+from sheaf.simulator.report import HEADINGS, cells, columns, page
 from sheaf.simulator.traces import Chat, conversations
 from sheaf.simulator.world import Result, Setting, World
 from sheaf_crds import SLO, Adapter, KubeObject, Model
@@ -150,6 +154,46 @@ def test_the_command_prints_a_table_and_writes_a_report(manifests, tmp_path, cap
     assert len(list(out.glob("*.svg"))) == 5
     assert run([*arguments, "--out", str(out)]) == 0
     assert (out / "report.html").read_bytes() == first
+
+
+def test_all_charts_in_one_picture(manifests, tmp_path, capsys):
+    arguments = ["simulate", "-f", str(manifests), "--limit", "60", "--compare", "route=round-robin"]
+    assert run([*arguments, "--plot", str(tmp_path / "x.svg")]) == 0
+    svg = (tmp_path / "x.svg").read_text()
+    ET.fromstring(svg)
+    assert svg.count("<polyline") == 10
+    assert run([*arguments, "--plot", str(tmp_path / "x.gif")]) == 2
+    assert "name a file that ends in .svg or .png" in capsys.readouterr().err
+
+
+def test_the_same_picture_as_png(manifests, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "x.png"
+    assert run(["simulate", "-f", str(manifests), "--limit", "60", "--plot", str(path)]) == 0
+    with image.open(path) as found:
+        assert found.size == (720, 24 + 5 * 204)
+        assert len(found.getcolors(1 << 20)) > 5
+
+
+def test_a_png_without_pillow_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(PictureError, match="install pillow, or name"):
+        picture(".png", ["one"], {"Money spent": [[(0.0, 0.0), (1.0, 2.0)]]})
+    with pytest.raises(PictureError, match="no ending is no kind of picture"):
+        picture("", [], {})
+
+
+def test_compared_runs_say_by_how_much_they_differ_from_the_first():
+    result = simulate([model()], seconds=20.0)
+    first = figures("sheaf", result, bounds_of([]))
+    other = replace(first, name="other", ttft=(first.ttft[0] * 2, 0.0, 0.0), attainment=0.5, refused=3)
+    shown = columns([first, other])
+    assert shown[0] == cells(first)
+    assert shown[1][0] == "other"
+    assert shown[1][HEADINGS.index("TTFT p50")].endswith(" (+100%)")
+    assert shown[1][HEADINGS.index("attained")].endswith(" pt)")
+    assert shown[1][HEADINGS.index("refused")] == "3"
+    assert shown[1][HEADINGS.index("cost")] == shown[0][HEADINGS.index("cost")]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from sheaf.simulator.calls import Call
 from sheaf.simulator.figures import Figures, bounds_of, figures
 from sheaf.simulator.market import DEFAULT_PRICES, Market, Zone, read_prices, read_zone
 from sheaf.simulator.naming import UnknownNameError, named
+from sheaf.simulator.picture import KINDS, PictureError, kind_of, picture
 from sheaf.simulator.policies.registry import POLICIES
-from sheaf.simulator.report import HEADINGS, cells, drawings, page
+from sheaf.simulator.report import HEADINGS, Run, columns, drawings, page, panels
 from sheaf.simulator.traces import Chat, Shape, TraceError, conversations, read_trace, shaped
 from sheaf.simulator.world import COLD_START_S, Result, Setting, World
 
@@ -40,6 +41,7 @@ def simulate(
         typer.Option(help="Run beside it: other manifests by path, or route=POLICY; repeat for more."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.html, charts and figures.json.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for all charts in one picture: .svg or .png.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     speed: Annotated[float, typer.Option(min=0.001, max=1000.0, help="Arrivals so many times as fast.")] = 1.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many requests.")] = None,
@@ -52,6 +54,8 @@ def simulate(
     notice: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Seconds of warning before spot is taken.")] = 30.0,
 ) -> int:
     """Show what the manifests would do with a trace: latency, SLO attainment, cost, replicas, preemptions."""
+    if plot is not None and kind_of(plot) not in KINDS:
+        raise CliError(f"--plot {plot}: name a file that ends in .svg or .png", code=2)
     try:
         objects = _objects(files)
         market = _market(spot_trace or [], prices, notice)
@@ -68,6 +72,8 @@ def simulate(
     _show([row for row, _ in runs])
     if out is not None:
         _write(out, page("Simulation", runs, bounds), [row for row, _ in runs], drawings(runs))
+    if plot is not None:
+        _plot(plot, runs)
     return 0
 
 
@@ -130,9 +136,9 @@ def _run(objects: list[KubeObject], route: str, calls: list[Call], setting: Sett
 
 def _show(rows: Sequence[Figures]) -> None:
     table = Table(*HEADINGS[:1], *(row.name for row in rows), box=None)
-    columns = [cells(row) for row in rows]
+    found = columns(rows)
     for place, heading in enumerate(HEADINGS[1:], start=1):
-        table.add_row(heading, *(column[place] for column in columns))
+        table.add_row(heading, *(column[place] for column in found))
     Console().print(table)
 
 
@@ -146,3 +152,12 @@ def _write(folder: Path, html: str, rows: Sequence[Figures], charts: dict[str, s
             (folder / f"{stem}.svg").write_text(svg)
     except OSError as error:
         raise CliError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _plot(path: Path, runs: Sequence[Run]) -> None:
+    try:
+        path.write_bytes(picture(kind_of(path), [row.name for row, _ in runs], panels(runs)))
+    except PictureError as error:
+        raise CliError(f"--plot {path}: {error}") from error
+    except OSError as error:
+        raise CliError(f"{path}: cannot be written: {error.strerror}") from error

@@ -24,7 +24,7 @@ def page(title: str, runs: Sequence[Run], bounds: Bounds) -> str:
     """The whole page."""
     charts = "".join(f"<h2>{escape(name)}</h2>{svg}" for name, svg in drawings(runs).items())
     keys = "".join(
-        f'<span class="key" style="color:{_color(place)}">&#9632; {escape(row.name)}</span>'
+        f'<span class="key" style="color:{color(place)}">&#9632; {escape(row.name)}</span>'
         for place, (row, _) in enumerate(runs)
     )
     promise = f"attained: first token within {bounds.ttft:g} s and {bounds.tpot * 1000:g} ms for each further one"
@@ -36,6 +36,11 @@ def page(title: str, runs: Sequence[Run], bounds: Bounds) -> str:
 
 def drawings(runs: Sequence[Run]) -> dict[str, str]:
     """One chart for each figure over time, by its name."""
+    return {name: chart(rows) for name, rows in panels(runs).items()}
+
+
+def panels(runs: Sequence[Run]) -> dict[str, list[Series]]:
+    """What is drawn: a line for each run, by the chart's name."""
     wanted: dict[str, Callable[[Sequence[Sample]], Series]] = {
         "Replicas that serve": lambda found: [(one.at, float(one.ready)) for one in found],
         "Requests in flight": lambda found: [(one.at, float(one.running + one.waiting)) for one in found],
@@ -43,21 +48,19 @@ def drawings(runs: Sequence[Run]) -> dict[str, str]:
         "Money spent": lambda found: [(one.at, one.money) for one in found],
         "Preemptions": lambda found: [(one.at, float(one.preemptions)) for one in found],
     }
-    return {name: chart([draw(result.samples) for _, result in runs]) for name, draw in wanted.items()}
+    return {name: [draw(result.samples) for _, result in runs] for name, draw in wanted.items()}
 
 
 def chart(rows: Sequence[Series]) -> str:
     """Lines over time in seconds, as SVG."""
-    right = max((x for row in rows for x, _ in row), default=0.0) or 1.0
-    top = max((y for row in rows for _, y in row), default=0.0) or 1.0
+    right, top = extent(rows)
 
     def place(point: tuple[float, float]) -> str:
-        x = LEFT + (WIDTH - LEFT - 8) * max(0.0, point[0]) / right
-        y = 8 + (HEIGHT - BOTTOM - 8) * (1.0 - point[1] / top)
+        x, y = placed(point, right, top)
         return f"{x:.1f},{y:.1f}"
 
     lines = "".join(
-        f'<polyline fill="none" stroke="{_color(index)}" stroke-width="1.5" points="{" ".join(map(place, row))}"/>'
+        f'<polyline fill="none" stroke="{color(index)}" stroke-width="1.5" points="{" ".join(map(place, row))}"/>'
         for index, row in enumerate(rows)
     )
     return (
@@ -66,26 +69,43 @@ def chart(rows: Sequence[Series]) -> str:
     )
 
 
-def _axes(right: float, top: float) -> str:
+def extent(rows: Sequence[Series]) -> tuple[float, float]:
+    """How far the axes go."""
+    right = max((x for row in rows for x, _ in row), default=0.0) or 1.0
+    return right, max((y for row in rows for _, y in row), default=0.0) or 1.0
+
+
+def placed(point: tuple[float, float], right: float, top: float) -> tuple[float, float]:
+    """Where a point is in a chart, from its upper left corner."""
+    x = LEFT + (WIDTH - LEFT - 8) * max(0.0, point[0]) / right
+    return x, 8 + (HEIGHT - BOTTOM - 8) * (1.0 - point[1] / top)
+
+
+def marks(right: float, top: float) -> list[tuple[float, float, str, str]]:
+    """What stands at the axes: where, how it is anchored, and the text."""
     base = HEIGHT - BOTTOM
-    marks = "".join(
-        f'<text x="{LEFT - 6}" y="{8 + (base - 8) * (1 - share) + 4:.1f}" text-anchor="end">{top * share:.3g}</text>'
-        for share in (0.0, 0.5, 1.0)
-    )
-    times = "".join(
-        f'<text x="{LEFT + (WIDTH - LEFT - 8) * share:.1f}" y="{HEIGHT - 6}" text-anchor="middle">'
-        f"{right * share / 60.0:.3g} min</text>"
+    rising = [(LEFT - 6.0, 8 + (base - 8) * (1 - share) + 4, "end", f"{top * share:.3g}") for share in (0.0, 0.5, 1.0)]
+    times = [
+        (LEFT + (WIDTH - LEFT - 8) * share, HEIGHT - 6.0, "middle", f"{right * share / 60.0:.3g} min")
         for share in (0.25, 0.5, 0.75)
+    ]
+    return rising + times
+
+
+def _axes(right: float, top: float) -> str:
+    texts = "".join(
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+        for x, y, anchor, text in marks(right, top)
     )
-    frame = f'<path d="M{LEFT} 8V{base}H{WIDTH - 8}" fill="none" stroke="#bbb"/>'
-    return frame + marks + times
+    return f'<path d="M{LEFT} 8V{HEIGHT - BOTTOM}H{WIDTH - 8}" fill="none" stroke="#bbb"/>{texts}'
 
 
 def _p95(samples: Sequence[Sample]) -> Series:
     return [(one.at, quantile(one.first_s, 0.95)) for one in samples if one.first_s]
 
 
-def _color(place: int) -> str:
+def color(place: int) -> str:
+    """Of the run at that place."""
     return COLORS[place % len(COLORS)]
 
 
@@ -129,10 +149,29 @@ def cells(row: Figures) -> list[str]:
     ]
 
 
+def columns(rows: Sequence[Figures]) -> list[list[str]]:
+    """The cells of each run; behind those of runs that are compared with the first, by how much they differ from it."""
+    first, *others = map(cells, rows)
+    return [first, *([other[0], *map(_against, first[1:], other[1:])] for other in others)]
+
+
+def _against(before: str, now: str) -> str:
+    """The second figure with its change in per cent; shares change in points."""
+    one, other = _number(before), _number(now)
+    if one is None or other is None or one == other or (one == 0.0 and not now.endswith("%")):
+        return now
+    return f"{now} ({other - one:+.1f} pt)" if now.endswith("%") else f"{now} ({(other / one - 1.0):+.0%})"
+
+
+def _number(text: str) -> float | None:
+    found = text.removesuffix(" ms").removesuffix(" s").removesuffix("%")
+    return float(found) if found.replace(".", "", 1).isdecimal() else None
+
+
 def _table(runs: Sequence[Run]) -> str:
     """Turned on its side: one column for each run."""
-    columns = [cells(row) for row, _ in runs]
-    lines = ["".join(f"<th>{escape(text)}</th>" for text in (HEADINGS[0], *(column[0] for column in columns)))]
+    found = columns([row for row, _ in runs])
+    lines = ["".join(f"<th>{escape(text)}</th>" for text in (HEADINGS[0], *(column[0] for column in found)))]
     for place, heading in enumerate(HEADINGS[1:], start=1):
-        lines.append(f"<td>{heading}</td>" + "".join(f"<td>{escape(column[place])}</td>" for column in columns))
+        lines.append(f"<td>{heading}</td>" + "".join(f"<td>{escape(column[place])}</td>" for column in found))
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
