@@ -62,12 +62,11 @@ def probes(base: str, adapters: Sequence[str], longest: int, concurrency: int) -
     for name in adapters:
         yield Probe(SHORTEST, (name,))
         yield Probe(SHORTEST, (name,))
-    batched = SHORTEST, max(length for length in lengths(longest) if length <= LONG_BATCH)
+    longer = max(length for length in lengths(longest) if length <= LONG_BATCH)
     for _ in range(ROUNDS):
-        for tokens in lengths(longest):
-            yield Probe(tokens, (base,))
-            if tokens in batched:
-                yield from _batches(tokens, base, adapters, concurrency)
+        yield from (Probe(tokens, (base,)) for tokens in lengths(longest))
+        for tokens in (SHORTEST, longer):
+            yield from _batches(tokens, base, adapters, concurrency)
 
 
 def lengths(longest: int) -> list[int]:
