@@ -212,3 +212,16 @@ def test_mistakes_are_one_line(arguments, code, said, capsys, tmp_path, monkeypa
     assert said in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_profile_is_not_overwritten_and_a_folder_must_be_there(tmp_path, capsys):
+    out = tmp_path / "notes.json"
+    out.write_text("mine")
+    assert run(["profile", "127.0.0.1:1", "--out", str(out)]) == 2
+    assert "is no timing profile" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    assert run(["profile", "127.0.0.1:1", "--out", str(tmp_path / "no" / "x.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    out.write_text(PRESETS["custom"].to_json())
+    assert run(["profile", "127.0.0.1:1", "--out", str(out)]) == 1
+    assert "nothing answers" in capsys.readouterr().err

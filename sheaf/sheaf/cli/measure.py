@@ -40,6 +40,7 @@ def profile(
     """Put a bounded load on an engine that serves nobody else, and write its timing profile."""
     bounds = Bounds(requests=requests, seconds=seconds, concurrency=concurrency, longest=longest)
     where, known = _url(url), _base(base)
+    _spare(out)
     token = key or os.environ.get("SHEAF_API_KEY")
     try:
         measured = asyncio.run(measure(where, token, model, adapter or [], rank, bounds))
@@ -70,6 +71,17 @@ def _base(name: str) -> TimingProfile:
     if name not in PRESETS:
         raise CliError(f"--base {name}: no such timing preset; presets are {', '.join(sorted(PRESETS))}", code=2)
     return PRESETS[name]
+
+
+def _spare(path: Path) -> None:
+    """Refuse to write where something else is, before anything is measured."""
+    if not path.parent.is_dir():
+        raise CliError(f"{path}: there is no folder {path.parent}; make it, or name another file with --out", code=2)
+    try:
+        if path.exists():
+            TimingProfile.from_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CliError(f"{path} exists and is no timing profile; name another file with --out", code=2) from error
 
 
 def _write(path: Path, found: TimingProfile) -> None:
