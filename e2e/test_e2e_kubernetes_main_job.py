@@ -103,7 +103,7 @@ def test_kubectl_get_reads_well(sheaf: Installation) -> None:
     rows = {line.split()[0]: line.split()[1:-1] for line in lines if line and not line.startswith("NAME")}
     columns = next(line.split() for line in lines if line.startswith("NAME"))
     assert columns == ["NAME", "READY", "REASON", "REPLICAS", "DESIRED", "SERVING", "ADAPTERS", "AGE"]
-    assert rows["model.sheaf.dev/tiny"] == ["True", "Serving", "1", "1", "2"]
+    assert rows["model.sheaf.dev/tiny"] == ["True", "Serving", "1", "1", "1", "2"]
     assert rows["adapter.sheaf.dev/north"][:1] == ["True"]
     assert rows["slo.sheaf.dev/chat"]
 
