@@ -1,5 +1,5 @@
 """What holds for every test: no clock decides, CI replays the same examples, no test's log set-up outlives it, and
-the signals of a terminal are heard even where a shell started the suite in the background, ignoring them."""
+the signals of a terminal are heard even where whoever started the suite in the background ignores or blocks them."""
 
 import os
 import signal
@@ -16,6 +16,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @pytest.fixture(autouse=True)

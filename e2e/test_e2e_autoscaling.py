@@ -7,13 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from running_sheaf import Sheaf, manifest, sheaf_up, write_manifests
+from running_sheaf import Sheaf, manifest, own_processes, sheaf_up, write_manifests
 from tiny_models import tiny_llama
 
 pytestmark = pytest.mark.timeout(120)
@@ -124,22 +123,12 @@ def events(sheaf: Sheaf) -> str:
 @contextmanager
 def silent_gateway(sheaf: Sheaf) -> Iterator[None]:
     """The gateway stands still."""
-    run = json.loads((sheaf.state_dir / "run.json").read_text())["run"]
-    pid = next(pid for pid in gateways() if f"SHEAF_RUN={run}".encode() in Path(f"/proc/{pid}/environ").read_bytes())
+    pid = next(iter(own_processes(sheaf, b"sheaf_gateway")))
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def gateways() -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and b"sheaf_gateway" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
 
 
 def pods_in_file(sheaf: Sheaf) -> list[str]:

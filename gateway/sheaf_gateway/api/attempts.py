@@ -3,6 +3,7 @@ nothing, within the retry budget and `max_attempts`.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class Attempts:
+class Attempts(ABC):
     """What `call.Call` knows of its attempts."""
 
     __slots__ = (
@@ -55,17 +56,17 @@ class Attempts:
         self.loading: asyncio.Future[None] | None = None
         self.ticket = self.exchange = None
 
+    @abstractmethod
     def fail(self, error: ApiError) -> None:
         """Answer with an error and be done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _send(self) -> None:
         """Send the request to the pod."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _clear(self) -> None:
         """Begin anew after an attempt of which the client saw nothing."""
-        raise NotImplementedError
 
     def _attempt(self) -> None:
         core, ask = self._core, self._asked.ask
