@@ -123,8 +123,15 @@ bench-engine: $(STAMP) ## Real vLLM with Sheaf's kernels and without, side by si
 bench-routing: $(STAMP) ## Routing policies of peers beside Sheaf's, simulated (TRACE=path for a real trace)
 	$(BIN)/python bench/routing/bench_routing.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
+# The Rust routers have an environment of their own, beside the caches; without them the rest is measured.
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sheaf/bench/peers
+$(PEERS)/.installed: bench/gateway/peers.txt
+	@{ $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS) && \
+	  $(BIN)/uv pip install --quiet --python $(PEERS)/bin/python -r $< && touch $@; } || \
+	  echo "the peers of $< could not be installed and are left out"
+
 .PHONY: bench-gateway
-bench-gateway: $(STAMP) ## Gateways side by side, each on one core: requests, streamed chunks, added latency
+bench-gateway: $(STAMP) $(PEERS)/.installed ## Gateways side by side, each on one core: requests, streamed chunks, added latency
 	$(BIN)/python bench/gateway/bench_gateway.py $(ARGS)
 
 .PHONY: bench-gateways

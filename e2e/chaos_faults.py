@@ -113,21 +113,17 @@ async def interim_without_end(_asked: Asked, writer: Writer) -> None:
 
 async def broken_event(asked: Asked, writer: Writer) -> None:
     """Bytes that are no event in the place of one."""
-    await begin(asked, writer)
-    if asked.document["stream"]:
-        writer.write(chunk(b"\xff\xfe not an event \x00\r\r"))
-        for data in events(asked.document)[3:]:
-            writer.write(chunk(data))
-        writer.write(LAST)
-    else:
-        writer.close()
+    await with_in_place_of_an_event(asked, writer, b"\xff\xfe not an event \x00\r\r")
 
 
 async def broken_json_in_an_event(asked: Asked, writer: Writer) -> None:
+    await with_in_place_of_an_event(asked, writer, b'data: {"id":"c","choices":[{"index":0,"delta":{"conte\n\n')
+
+
+async def with_in_place_of_an_event(asked: Asked, writer: Writer, wrong: bytes) -> None:
     await begin(asked, writer)
     if asked.document["stream"]:
-        writer.write(chunk(b'data: {"id":"c","choices":[{"index":0,"delta":{"conte\n\n'))
-        for data in events(asked.document)[3:]:
+        for data in (wrong, *events(asked.document)[3:]):
             writer.write(chunk(data))
         writer.write(LAST)
     else:

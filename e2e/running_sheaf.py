@@ -122,7 +122,7 @@ def await_line(sheaf: Sheaf, wanted: str, timeout: float) -> None:
     raise AssertionError(f"no line {wanted!r}; printed {sheaf.lines[-20:]}\n{sheaf.logs()}")
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """End a process that may have ended already."""
     if process.poll() is None:
         process.terminate()

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from gateway_in_cluster import free_ports
+from running_sheaf import stop
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -70,7 +71,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
     with contextlib.ExitStack() as stack:
         for port in ports:
             command = ["sheaf_engine.emulator", *options, f"--profile={folder / 'profile.json'}", "--port", str(port)]
-            stack.callback(end, spawned(command, folder / f"{port}.log", folder))
+            stack.callback(stop, spawned(command, folder / f"{port}.log", folder))
         for port in ports:
             await_answer(f"http://127.0.0.1:{port}/health")
         yield ports
@@ -106,18 +107,8 @@ def gateway(config: dict[str, Any], tmp_path: Path) -> Iterator[Gateway]:
         made.process.send_signal(signal.SIGTERM)
         assert made.process.wait(60) == 0
     finally:
-        end(made.process)
+        stop(made.process)
     assert "Traceback" not in made.log.read_text()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def await_answer(url: str) -> None:

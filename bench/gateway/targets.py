@@ -1,7 +1,7 @@
 """What is measured: Sheaf's gateway as configured by default, nginx, and the Rust routers where they are installed.
 
-Peers live in an environment of their own (`peers/bin/pip install sglang-router vllm-router` in the cache's `bench`
-folder); those that are missing are left out. Every target gets the same engines and runs on core 0 alone.
+Peers (peers.txt) live in an environment of their own in the cache's `bench` folder, which `make bench-gateway` makes;
+those that are missing are left out. Every target gets the same engines and runs on core 0 alone.
 """
 
 import json
