@@ -2,8 +2,10 @@
 
 The target has core 0 for itself, load and engines have core 1. Chat bodies of 2 KB and of 32 KB (eight system prompts,
 many users) go to it from 32 connections with wrk; 64 streams get a chunk every 10 ms. Beside the rate stands the CPU
-time of the target's processes for each request and chunk, which a busy machine moves less. Figures are medians over
-repeats, in each of which every target is started anew; ratios are medians over the repeats of ours by the peer's.
+time of the target's processes for each request and chunk, which a busy machine moves less. What a target adds to a
+latency at 200 requests a second, and to the way of a chunk with 12 streams, is its figure less that of the engine asked
+directly. Figures are medians over repeats, in each of which every target is started anew; ratios are medians over the
+repeats of ours by the peer's.
 """
 
 import argparse
@@ -17,19 +19,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import orjson
 import uvloop
+from paced import answered, delays, percentile
 from rich.console import Console
 from rich.table import Table
 from targets import GATEWAY_CORE, OTHER_CORE, Target, engines, started, targets
 
 SIZES = {"2k": 1_600, "32k": 32_300}
 CONNECTIONS, STREAMS, PACE_MS = 32, 64, 10.0
+PACED_RATE, PACED_STREAMS = 200.0, 12
+DIRECT = "direct"
 OUT = Path("bench-out")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ def main() -> None:
         for case, size in SIZES.items():
             (folder / f"{case}.lua").write_text(_script(size))
         for repeat in range(options.repeats):
+            rows += _direct(folder, repeat, options.seconds)
             for target in chosen:
                 rows += _measured(target, folder, repeat, options.seconds)
     _report(rows, options)
@@ -81,9 +90,11 @@ def _measured(target: Target, folder: Path, repeat: int, seconds: float) -> list
             time.sleep(1.0)
             _wrk(folder / "2k.lua", port, 1.0)
             rows += [_requests(target, case, folder, repeat, seconds, pid, port) for case in SIZES]
+            rows.append(_paced(target.name, repeat, seconds, port))
         with engines(folder, PACE_MS) as ports, started(target, folder, ports) as (pid, port):
             time.sleep(1.0)
-            rows.append(uvloop.run(_streamed(target, repeat, seconds, pid, port)))
+            rows.append(_on_other_core(_streamed(target, repeat, seconds, pid, port)))
+            rows.append(_chunks(target.name, repeat, seconds, port))
     except OSError as error:
         print(f"{target.name}: {error}", file=sys.stderr)
     for row in rows:
@@ -92,6 +103,33 @@ def _measured(target: Target, folder: Path, repeat: int, seconds: float) -> list
             file=sys.stderr,
         )
     return rows
+
+
+def _direct(folder: Path, repeat: int, seconds: float) -> list[Row]:
+    """The engines with nothing before them."""
+    with engines(folder, None) as ports:
+        rows = [_paced(DIRECT, repeat, seconds, ports[0])]
+    with engines(folder, PACE_MS) as ports:
+        time.sleep(1.0)
+        return [*rows, _chunks(DIRECT, repeat, seconds, ports[0])]
+
+
+def _paced(name: str, repeat: int, seconds: float, port: int) -> Row:
+    took, bad = _on_other_core(answered(port, PACED_RATE, seconds))
+    return Row(name, "paced", repeat, len(took) / seconds, 0.0, percentile(took, 0.5), percentile(took, 0.99), bad)
+
+
+def _chunks(name: str, repeat: int, seconds: float, port: int) -> Row:
+    late = _on_other_core(delays(port, PACED_STREAMS, seconds))
+    return Row(name, "chunk", repeat, len(late) / seconds, 0.0, percentile(late, 0.5), percentile(late, 0.99))
+
+
+def _on_other_core(load: Coroutine[object, object, T]) -> T:
+    os.sched_setaffinity(0, {int(OTHER_CORE)})
+    try:
+        return uvloop.run(load)
+    finally:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def _requests(target: Target, case: str, folder: Path, repeat: int, seconds: float, pid: int, port: int) -> Row:
@@ -115,7 +153,6 @@ def _wrk(script: Path, port: int, seconds: float) -> str:
 
 
 async def _streamed(target: Target, repeat: int, seconds: float, pid: int, port: int) -> Row:
-    os.sched_setaffinity(0, {int(OTHER_CORE)})
     heard = [0]
     tasks = [asyncio.create_task(_listen(port, heard)) for _ in range(STREAMS)]
     await asyncio.sleep(1.5)
@@ -126,7 +163,6 @@ async def _streamed(target: Target, repeat: int, seconds: float, pid: int, port:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     return Row(target.name, "stream", repeat, chunks / passed, used / max(chunks, 1) * 1e6, others=round(others, 3))
 
 
@@ -203,6 +239,32 @@ def _ratio(rows: list[Row], case: str, peers: list[str], best: str, value: str) 
     return round(median(ratios), 3) if ratios else None
 
 
+def _added(rows: list[Row], case: str, peers: list[str], value: str) -> float | None:
+    """Median over the repeats of what we add by what the best of these peers adds."""
+    added = [
+        replace(row, **{value: max(0.001, getattr(row, value) - less)}) for row, less in _with_direct(rows, case, value)
+    ]
+    return _ratio(added, case, peers, "min", value)
+
+
+def _over(rows: list[Row], case: str, peer: str, value: str) -> float | None:
+    """Median over the repeats of ours less the peer's, in the unit of the value."""
+    ours, theirs = (
+        {r.repeat: getattr(r, value) for r in rows if (r.target, r.case) == (n, case)} for n in ("sheaf", peer)
+    )
+    both = [ours[repeat] - theirs[repeat] for repeat in ours.keys() & theirs.keys()]
+    return round(median(both), 3) if both else None
+
+
+def _with_direct(rows: list[Row], case: str, value: str) -> list[tuple[Row, float]]:
+    direct = _by_repeat(rows, DIRECT, case, value)
+    return [(row, direct[row.repeat]) for row in rows if row.case == case and row.target != DIRECT and row.rate]
+
+
+def _by_repeat(rows: list[Row], target: str, case: str, value: str) -> dict[int, float]:
+    return {row.repeat: getattr(row, value) for row in rows if (row.target, row.case) == (target, case)}
+
+
 def _report(rows: list[Row], options: argparse.Namespace) -> None:
     names = list(dict.fromkeys(row.target for row in rows))
     vllm, rust = [n for n in names if n.startswith("vllm_")], [n for n in names if "router" in n]
@@ -213,6 +275,9 @@ def _report(rows: list[Row], options: argparse.Namespace) -> None:
         "rps_vs_nginx": _ratio(rows, "2k", ["nginx"], "max", "rate"),
         "rps_32k_vs_sglang_cache_aware": _ratio(rows, "32k", sglang, "max", "rate"),
         "cpu_per_chunk_vs_best_rust": _ratio(rows, "stream", rust, "min", "cpu_us"),
+        "added_p50_vs_best_rust": _added(rows, "paced", rust, "p50_ms"),
+        "added_p99_vs_best_rust": _added(rows, "paced", rust, "p99_ms"),
+        "chunk_delay_p99_ms_over_nginx": _over(rows, "chunk", "nginx", "p99_ms"),
     }
     cpu = {
         f"cpu_{case}_vs_{name}": _ratio(rows, case, peers, "min", "cpu_us")
@@ -233,7 +298,7 @@ def _print(rows: list[Row], names: list[str], ratios: dict[str, float | None]) -
     fields = ("rate", "cpu_us", "p50_ms", "p99_ms", "bad", "others")
     table = Table("target", "case", "rate/s", "CPU µs", "p50 ms", "p99 ms", "bad", "others")
     for name in names:
-        for case in (*SIZES, "stream"):
+        for case in (*SIZES, "stream", "paced", "chunk"):
             some = [row for row in rows if row.target == name and row.case == case]
             if some:
                 table.add_row(name, case, *(f"{median(getattr(row, field) for row in some):.2f}" for field in fields))

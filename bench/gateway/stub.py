@@ -1,12 +1,14 @@
 """The engines of the benchmark: nginx answers whole replies, this script streams. `python stub.py PORT PACE_MS`.
 
 Every stream gets the same chunk each `PACE_MS` milliseconds, all in one tick: an engine's decode step. A late tick is
-not made up for, for chunks in a burst cost less. What a client sends is read only to tell where a request ends.
+not made up for, for chunks in a burst cost less. Each begins with the clock (monotonic, ns) at which it was written.
+What a client sends is read only to tell where a request ends.
 """
 
 import asyncio
 import re
 import sys
+import time
 
 import uvloop
 
@@ -14,11 +16,13 @@ REPLY = (
     b'{"id":"x","object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"'
 )
 REPLY += b"y" * 560 + b'"},"finish_reason":"stop"}],"usage":{"prompt_tokens":500,"completion_tokens":64}}'
-CHUNK = b'data: {"id":"x","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"'
-CHUNK += b"t" * 100 + b'"}}]}\n\n'
+_TIMED = b'data: {"id":"x","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"'
+_TIMED += b"%020d" + b"t" * 80 + b'"}}]}\n\n'
+CHUNK = _TIMED % 0
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(REPLY), REPLY)
-_FRAMED = b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK)
+_FRAMED = b"%x\r\n%b\r\n" % (len(CHUNK), _TIMED)
+CLOCK = re.compile(rb'"content":"(\d{20})t')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 streams: set[asyncio.Transport] = set()
@@ -60,8 +64,9 @@ async def main() -> None:
     while True:
         due = max(due + pace, loop.time())
         await asyncio.sleep(max(0.0, due - loop.time()))
+        framed = _FRAMED % time.monotonic_ns()
         for transport in tuple(streams):
-            transport.write(_FRAMED)
+            transport.write(framed)
 
 
 if __name__ == "__main__":
