@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from emulator_nursery import Nursery, Sprout, nursery
 from running_sheaf import await_health, free_port, stop
 
 
@@ -25,7 +26,7 @@ class Pod:
 
     name: str
     port: int
-    process: subprocess.Popen[str] | None = None
+    process: Sprout | None = None
     draining: bool = False
     deadline: float = 0.0
     losses: int = 0
@@ -49,9 +50,11 @@ class EmulatorFleet:
 
     folder: Path
     arguments: list[str]
+    nursery: Nursery
     pods: list[Pod] = field(default_factory=list)
     version: int = 0
     url: str = ""
+    gateway: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self) -> None:
@@ -69,14 +72,12 @@ class EmulatorFleet:
         draft.replace(self.folder / "fleet.json")
 
     def start(self, pod: Pod) -> None:
-        command = [sys.executable, "-m", "sheaf_engine.emulator", "--model", "none", "--served-model-name", "base"]
-        command += ["--host", "127.0.0.1", "--port", str(pod.port), *self.arguments]
-        with (self.folder / f"{pod.name}.log").open("a") as log:
-            pod.process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        flags = ["--model", "none", "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(pod.port)]
+        pod.process = self.nursery.start([*flags, *self.arguments], str(self.folder / f"{pod.name}.log"))
 
     def await_pod(self, pod: Pod) -> None:
         assert pod.process is not None
-        await_health(f"http://127.0.0.1:{pod.port}/health", pod.process, self.folder / f"{pod.name}.log", 60)
+        await_health(f"http://127.0.0.1:{pod.port}/health", pod.process, self.folder / f"{pod.name}.log", 60, 0.05)
 
     def lose(self, pod: Pod) -> None:
         """Kill it with no notice, tell the gateway afterwards, and start it again under the same address."""
@@ -99,6 +100,11 @@ class EmulatorFleet:
         pod.draining, pod.deadline = True, time.time() + seconds
         self.write()
 
+    def memory(self) -> int:
+        """Bytes that the gateway has in memory."""
+        pages = int(Path(f"/proc/{self.gateway}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
     def running(self) -> list[Pod]:
         return [pod for pod in self.pods if pod.process is not None and pod.process.poll() is None]
 
@@ -110,7 +116,13 @@ class EmulatorFleet:
 @contextmanager
 def emulator_fleet(folder: Path, count: int, *arguments: str, **config: object) -> Iterator[EmulatorFleet]:
     """`count` emulators behind one gateway."""
-    fleet = EmulatorFleet(folder, list(arguments), [Pod(f"base-{n}", free_port()) for n in range(count)])
+    with nursery() as home:
+        pods = [Pod(f"base-{n}", free_port()) for n in range(count)]
+        yield from _running(EmulatorFleet(folder, list(arguments), home, pods), config)
+
+
+def _running(fleet: EmulatorFleet, config: dict[str, object]) -> Iterator[EmulatorFleet]:
+    folder = fleet.folder
     gateway: subprocess.Popen[str] | None = None
     try:
         for pod in fleet.pods:
@@ -125,6 +137,7 @@ def emulator_fleet(folder: Path, count: int, *arguments: str, **config: object) 
         command = [sys.executable, "-m", "sheaf_gateway", "--config", str(folder / "gateway.json")]
         with (folder / "gateway.log").open("w") as log:
             gateway = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ})
+        fleet.gateway = gateway.pid
         await_health(f"{fleet.url}/readyz", gateway, folder / "gateway.log", 60)
         yield fleet
     finally:

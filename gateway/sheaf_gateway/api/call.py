@@ -198,7 +198,7 @@ class Call(Attempts):
         if self.responder.started:
             self.break_off(error.kind)
         else:
-            self._again(error.kind, failures.upstream(error))
+            self._again(error.kind, failures.upstream(error), lost=error)
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""

@@ -1,0 +1,102 @@
+"""Emulators that start in milliseconds: a process that has imported them once and forks one for each line on its stdin.
+
+A line is `{"arguments": [...], "log": PATH}`, the answer the new process's id. All of them end with the nursery.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+class Sprout:
+    """One emulator, as far as `subprocess.Popen` is used of others."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        return 0 if select.select([self._handle], [], [], 0)[0] else None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._handle, number)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not select.select([self._handle], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return 0
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Nursery:
+    """Where emulators are forked from."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lock = threading.Lock()
+
+    def start(self, arguments: list[str], log: str) -> Sprout:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with self._lock:
+            stdin.write(json.dumps({"arguments": arguments, "log": log}) + "\n")
+            stdin.flush()
+            return Sprout(int(stdout.readline()))
+
+
+@contextmanager
+def nursery() -> Iterator[Nursery]:
+    command = [sys.executable, __file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Nursery(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+
+
+def main() -> None:
+    import sheaf_engine.emulator.__main__  # noqa: F401, PLC0415
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    started = []
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            bring_up(asked["arguments"], asked["log"])
+        started.append(Sprout(pid))
+        print(pid, flush=True)
+    for sprout in started:
+        sprout.kill()
+
+
+def bring_up(arguments: list[str], log: str) -> NoReturn:
+    from sheaf_engine.emulator.__main__ import main as serve  # noqa: PLC0415
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    sys.argv = ["emulator", *arguments]
+    os._exit(serve())
+
+
+if __name__ == "__main__":
+    main()
