@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from emulator_nursery import Nursery, Sprout, nursery
+from nursery import Nursery, Sprout, nursery
 from running_sheaf import await_health, free_port, stop
+
+EMULATOR = "sheaf_engine.emulator.__main__:main"
 
 
 @dataclass
@@ -82,7 +83,7 @@ class EmulatorFleet:
     def lose(self, pod: Pod) -> None:
         """Kill it with no notice, tell the gateway afterwards, and start it again under the same address."""
         assert pod.process is not None
-        pod.process.send_signal(signal.SIGKILL)
+        pod.process.kill()
         pod.process.wait()
         pod.losses += 1
         pod.draining, pod.deadline, pod.ready = False, 0.0, False
@@ -116,7 +117,7 @@ class EmulatorFleet:
 @contextmanager
 def emulator_fleet(folder: Path, count: int, *arguments: str, **config: object) -> Iterator[EmulatorFleet]:
     """`count` emulators behind one gateway."""
-    with nursery() as home:
+    with nursery(EMULATOR) as home:
         pods = [Pod(f"base-{n}", free_port()) for n in range(count)]
         yield from _running(EmulatorFleet(folder, list(arguments), home, pods), config)
 

@@ -1,10 +1,12 @@
-"""Emulators that start in milliseconds: a process that has imported them once and forks one for each line on its stdin.
+"""Engines that start quickly: a process that has imported them once and forks one for each line on its stdin.
 
-A line is `{"arguments": [...], "log": PATH}`, the answer the new process's id. All of them end with the nursery.
+A line is `{"arguments": [...], "log": PATH}`, the answer the new process's id; it leads a group of its own. All groups
+end with the nursery.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -12,13 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 
 class Sprout:
-    """One emulator, as far as `subprocess.Popen` is used of others."""
+    """One engine, as far as `subprocess.Popen` is used of others."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -40,11 +42,13 @@ class Sprout:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
+        """All of its group at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 class Nursery:
-    """Where emulators are forked from."""
+    """Where engines are forked from."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -61,42 +65,44 @@ class Nursery:
 
 
 @contextmanager
-def nursery() -> Iterator[Nursery]:
-    command = [sys.executable, __file__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def nursery(main: str, environment: Mapping[str, str] | None = None) -> Iterator[Nursery]:
+    """Engines whose program is the function `MODULE:NAME`, which reads its command line."""
+    command = [sys.executable, __file__, main]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, **(environment or {})}}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         yield Nursery(process)
         assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
 
 
-def main() -> None:
-    import sheaf_engine.emulator.__main__  # noqa: F401, PLC0415
-
+def serve(main: str) -> None:
+    module, _, name = main.partition(":")
+    run = getattr(importlib.import_module(module), name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     started = []
     for line in sys.stdin:
         asked = json.loads(line)
         pid = os.fork()
         if not pid:
-            bring_up(asked["arguments"], asked["log"])
-        started.append(Sprout(pid))
+            bring_up(run, asked["arguments"], asked["log"])
+        started.append(pid)
         print(pid, flush=True)
-    for sprout in started:
-        sprout.kill()
+    for pid in started:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
-def bring_up(arguments: list[str], log: str) -> NoReturn:
-    from sheaf_engine.emulator.__main__ import main as serve  # noqa: PLC0415
-
+def bring_up(run: Callable[[], int | None], arguments: list[str], log: str) -> NoReturn:
+    os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    sys.argv = ["emulator", *arguments]
-    os._exit(serve())
+    sys.argv = ["engine", *arguments]
+    sys.exit(run() or 0)
 
 
 if __name__ == "__main__":
-    main()
+    serve(sys.argv[1])
