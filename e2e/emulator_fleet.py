@@ -56,6 +56,7 @@ class EmulatorFleet:
     version: int = 0
     url: str = ""
     gateway: int = 0
+    spec: dict[str, object] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self) -> None:
@@ -65,7 +66,7 @@ class EmulatorFleet:
 
     def _write(self) -> None:
         self.version += 1
-        spec = {"source": "hf://org/base", "engine": {"name": "emulator"}}
+        spec = {"source": "hf://org/base", "engine": {"name": "emulator"}, **self.spec}
         model = {"apiVersion": "sheaf.dev/v1alpha1", "kind": "Model", "metadata": {"name": "base"}, "spec": spec}
         document = {"version": self.version, "models": [model], "pods": [pod.entry() for pod in self.pods]}
         draft = self.folder / "fleet.tmp"
@@ -96,9 +97,9 @@ class EmulatorFleet:
         pod.ready = True
         self.write()
 
-    def notice(self, pod: Pod, seconds: float) -> None:
-        """Say that it goes."""
-        pod.draining, pod.deadline = True, time.time() + seconds
+    def notice(self, pod: Pod, seconds: float | None) -> None:
+        """Say that it goes, and when, where that is known."""
+        pod.draining, pod.deadline = True, 0.0 if seconds is None else time.time() + seconds
         self.write()
 
     def memory(self) -> int:
@@ -110,8 +111,12 @@ class EmulatorFleet:
         return [pod for pod in self.pods if pod.process is not None and pod.process.poll() is None]
 
     def metric(self, name: str) -> float:
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.lines(name))
+
+    def lines(self, name: str) -> list[str]:
+        """What the gateway says of a metric."""
         lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+        return [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
 
 
 @contextmanager

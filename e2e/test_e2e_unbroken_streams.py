@@ -21,6 +21,7 @@ STREAMS, LOSSES = int(os.environ.get("SHEAF_E2E_STREAMS", "2000")), int(os.envir
 AT_ONCE = int(os.environ.get("SHEAF_E2E_AT_ONCE", "200"))
 PODS, PROMPTS, TOKENS, NOTICE_S = 6, 48, 120, 1.5
 LONGEST_S, MOST_MEMORY = 60.0, 200 * 2**20
+GRACE_S = 5.0
 
 
 @dataclass
@@ -83,6 +84,33 @@ class Crowd:
                     self.found.append((number, await stream(session, self.url, *self.kinds[number])))
 
             await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+
+
+def test_a_pod_that_drains_without_a_deadline_is_left_in_time_and_nothing_is_cut(tmp_path: Path) -> None:
+    with emulator_fleet(tmp_path, 2, "--profile", "h100-8b", "--speed", "0.5", accessLog=False) as fleet:
+        asyncio.run(over_a_drain(fleet))
+
+
+async def over_a_drain(fleet: EmulatorFleet) -> None:
+    """Short streams end where they are, long ones move before the grace period is over."""
+    fleet.spec = {"drainTimeout": f"{GRACE_S}s"}
+    fleet.write()
+    kinds = [request(number, "base", 60 if number % 2 else 800) for number in range(1, 41)]
+    alone = await many(fleet.url, kinds, len(kinds))
+    asking = asyncio.create_task(many(fleet.url, kinds, len(kinds)))
+    await asyncio.sleep(1.0)
+    fleet.notice(fleet.pods[0], None)
+    started = time.monotonic()
+    await asyncio.sleep(GRACE_S - 0.5)
+    left = [line for line in fleet.lines("sheaf_gateway_pod_in_flight") if fleet.pods[0].name in line]
+    await asyncio.sleep(max(0.0, started + GRACE_S - time.monotonic()))
+    fleet.lose(fleet.pods[0])
+    said, moves = await asking, fleet.metric("sheaf_gateway_streams_continued_total")
+    print(f"\n  {len(said)} streams, {moves:.0f} moved, left when the grace period ended: {left}")
+    assert [each.problem for each in said if not each.whole] == []
+    assert [each.counts() for each in said] == [each.counts() for each in alone]
+    assert [line for line in left if not line.endswith(" 0.0")] == []
+    assert 0 < moves < len(said)
 
 
 def test_streams_over_pods_that_die_say_what_they_would_have_said(tmp_path: Path) -> None:
