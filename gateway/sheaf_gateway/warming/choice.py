@@ -7,6 +7,7 @@ it is covered; so the best one is found again without weighing all of them (lazy
 """
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from sheaf_gateway.warming.recent import Seen
 
 WORTH = 0.25
 LEAST_MS = 5.0
+MOST_WEIGHED = 1024
 _NONE = "nothing that several requests shared"
 _CHEAP = "computing it again takes no time worth saving"
 _BUDGET = "the budget allows none"
@@ -69,9 +71,12 @@ class _Offer(NamedTuple):
 
 
 def choose(seen: Sequence[Seen], price: Coefficients, budget: Budget) -> Choice:
-    """The requests that save most, within the budget."""
-    shared = Counter(block for one in seen for block in set(one.chain))
-    heap = [_offer(one, place, 0, shared, price) for place, one in enumerate(seen)]
+    """The requests that save most, within the budget; of more than `MOST_WEIGHED` the last ones are weighed."""
+    seen = seen[-MOST_WEIGHED:]
+    shared = Counter(itertools.chain.from_iterable(one.chain for one in seen))
+    took = [_block_ms(depth, price) for depth in range(max((len(one.chain) for one in seen), default=0))]
+    until = list(itertools.accumulate(took, initial=0.0))
+    heap = [_offer(one, place, 0, shared, took, until, price) for place, one in enumerate(seen)]
     heapq.heapify(heap)
     covered: set[int] = set()
     found: list[Warm] = []
@@ -82,7 +87,7 @@ def choose(seen: Sequence[Seen], price: Coefficients, budget: Budget) -> Choice:
         one = seen[best.place]
         depth = _depth(one.chain, covered)
         if depth > best.covered:
-            heapq.heappush(heap, _offer(one, best.place, depth, shared, price))
+            heapq.heappush(heap, _offer(one, best.place, depth, shared, took, until, price))
             continue
         size = int(tokens(len(one.body)))
         if not _worth(-best.lost, best.costs):
@@ -100,13 +105,23 @@ def _worth(saves: float, costs: float) -> bool:
     return saves >= LEAST_MS and saves >= WORTH * costs
 
 
-def _offer(one: Seen, place: int, covered: int, shared: Counter[int], price: Coefficients) -> _Offer:
-    saves = costs = 0.0
+def _offer(
+    one: Seen,
+    place: int,
+    covered: int,
+    shared: Counter[int],
+    took: Sequence[float],
+    until: Sequence[float],
+    price: Coefficients,
+) -> _Offer:
+    """`took` has the milliseconds of each block by its place, `until` those of all before it."""
+    saves = 0.0
     for depth in range(covered, len(one.chain)):
-        took = _block_ms(depth, price)
-        costs += took
-        saves += took * (1.0 - 1.0 / shared[one.chain[depth]])
-    return _Offer(-saves, price.base_ms + costs, -one.at, place, covered)
+        count = shared[one.chain[depth]]
+        if count < 2:
+            break
+        saves += took[depth] * (1.0 - 1.0 / count)
+    return _Offer(-saves, price.base_ms + until[len(one.chain)] - until[covered], -one.at, place, covered)
 
 
 def _block_ms(depth: int, price: Coefficients) -> float:
