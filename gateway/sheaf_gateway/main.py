@@ -25,6 +25,7 @@ from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.surface import Surface, refusal_body
+from sheaf_gateway.api.warming import WarmingRules
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
 from sheaf_gateway.fleet.capacities import Capacities
@@ -287,8 +288,19 @@ def _rules(config: GatewayConfig) -> InferenceRules:
         max_held=config.limits.max_held,
         hold_s=config.times.hold,
         stall_s=config.times.stall,
+        warming=_warming(config),
         mending=_mending(config),
         salt_secret=_secret("saltSecretFile", config.salt_secret_file).encode() if config.salt_secret_file else b"",
+    )
+
+
+def _warming(config: GatewayConfig) -> WarmingRules:
+    limits = config.limits
+    return WarmingRules(
+        requests=limits.max_warmed,
+        tokens=limits.max_warmed_tokens,
+        seconds=config.times.warming,
+        remembered=limits.max_remembered,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sheaf_gateway.continuation import chunks, notice
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
 from sheaf_gateway.continuation.journal import Journal, Mark, Purse, Sent
-from sheaf_gateway.continuation.notice import Lengths, Progress, remaining, stays
+from sheaf_gateway.continuation.notice import Drains, Lengths, Progress, remaining, stays
 from sheaf_gateway.continuation.pacing import Pacing
 from sheaf_gateway.continuation.plan import Ending, Facts, Refusal, Rest, decide, seam
 from sheaf_gateway.continuation.wish import CHAT, TEXT, read_wish
@@ -395,3 +395,17 @@ def test_lengths_follow_what_ends():
     lengths.observe(100)
     lengths.observe(200)
     assert 100 < lengths.mean < 110
+
+
+def test_a_pod_goes_when_it_is_said_to_and_else_when_its_drain_timeout_is_over():
+    drains = Drains()
+    drains.hear([("told", "u", 130.0, 60.0), ("silent", "u", 0.0, 60.0)], 100.0)
+    assert drains.ends == {"told": 130.0, "silent": 160.0}
+    drains.hear([("silent", "u", 0.0, 60.0)], 150.0)
+    assert drains.ends == {"silent": 160.0}
+    drains.hear([("silent", "u", 155.0, 60.0)], 151.0)
+    assert drains.ends == {"silent": 155.0}
+    drains.hear([("silent", "another", 0.0, 60.0)], 200.0)
+    assert drains.ends == {"silent": 260.0}
+    drains.hear([], 201.0)
+    assert drains.ends == {}

@@ -111,6 +111,8 @@ class Call(Attempts):
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
+        if core.warming is not None:
+            core.warming.saw(asked, self.pod.name)
         self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 
     def body(self) -> bytes:
@@ -198,7 +200,7 @@ class Call(Attempts):
         if self.responder.started:
             self.break_off(error.kind)
         else:
-            self._again(error.kind, failures.upstream(error))
+            self._again(error.kind, failures.upstream(error), lost=error)
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""

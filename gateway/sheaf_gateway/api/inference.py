@@ -36,6 +36,7 @@ from sheaf_gateway.api.routes import Route
 from sheaf_gateway.api.salting import Salts
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.waiting import WaitingRoom
+from sheaf_gateway.api.warming import Warming, WarmingRules
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.view import Fleet
@@ -63,6 +64,7 @@ class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
     hold_s: float = 120.0
     salt_secret: bytes = b""
     stall_s: float = 30.0
+    warming: WarmingRules = WarmingRules()
     mending: MendingRules = MendingRules()
 
 
@@ -94,6 +96,19 @@ class Inference:
         self.timeouts = timeouts
         self.stream_timeouts = replace(timeouts, idle_s=min(timeouts.idle_s, rules.stall_s))
         self.mending = Mending(rules.mending, store, metrics, self.loop)
+        self.warming = (
+            Warming(
+                rules.warming,
+                store=store,
+                router=router,
+                pool=pool,
+                loader=loader,
+                metrics=metrics,
+                records=records,
+            )
+            if rules.warming.requests
+            else None
+        )
         self.rules = rules
         self.max_attempts = rules.max_attempts
         self.admission = Admission(DoorRules(max_held=rules.max_held, hold_s=rules.hold_s))
@@ -160,6 +175,8 @@ class Inference:
     async def close(self) -> None:
         """Close what inference opened by itself, and write what is left of the access log."""
         self.access.flush()
+        if self.warming is not None:
+            await self.warming.stop()
         if self.shared is not None:
             await self.shared.close()
 
