@@ -137,10 +137,13 @@ class PrefixIndex:
 
     def _give_up(self, excess: int) -> None:
         """Make room for all at the cost of the pod that takes most."""
-        largest = max(self._pods.values(), key=len)
+        largest = self._largest()
         count = min(excess, len(largest))
         _shrink(largest, len(largest) - count)
         self._size -= count
+
+    def _largest(self) -> Held:
+        return max(self._pods.values(), key=len)
 
 
 def _matched(held: Container[int], chain: Sequence[int]) -> int:
