@@ -69,7 +69,7 @@ class WatchedIndex(PrefixIndex):
         """What the pod was sent; whoever is watched later tells what it drops from the first."""
         held = self._pods.get(pod)
         if held is None:
-            held = self._pods[pod] = _Held(self, pod[0])
+            held = self._pods[pod] = _Held(pod[0])
         return held
 
     def record(self, chain: Sequence[int], pod: PodKey, room: int = 0) -> None:
@@ -93,13 +93,16 @@ class WatchedIndex(PrefixIndex):
         for name in self._watched:
             self._note(name, list(self._pods[name, 0]))
 
-    def dropped(self, name: str, block: int) -> None:
-        """A pod does not hold a block any more."""
-        names = self._holding.get(block)
-        if isinstance(names, set):
-            names.discard(name)
-        if not names or names == name:
-            self._holding.pop(block, None)
+    def _shrink(self, held: Held, size: int) -> None:
+        """Let go what was used least recently, and know that the pod does not hold it any more."""
+        name, holding, drop = getattr(held, "name", ""), self._holding, held.popitem
+        for _ in range(len(held) - size):
+            block = drop(last=False)[0]
+            names = holding.get(block)
+            if isinstance(names, set):
+                names.discard(name)
+            if not names or names == name:
+                holding.pop(block, None)
 
     def _largest(self) -> Held:
         """The first of the pods that hold most."""
@@ -132,17 +135,12 @@ class WatchedIndex(PrefixIndex):
                 holding[block] = {names, name}
 
 
-class _Held(OrderedDict[int, None]):
-    """Blocks of one pod, that tells which it drops."""
+class _Held(Held):
+    """Blocks of one pod, that knows whose they are."""
 
-    def __init__(self, index: WatchedIndex, name: str) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self._index, self._name = index, name
-
-    def popitem(self, last: bool = True) -> tuple[int, None]:  # noqa: FBT001, FBT002 - as the base class has it
-        found = super().popitem(last)
-        self._index.dropped(self._name, found[0])
-        return found
+        self.name = name
 
 
 class _Search:
@@ -169,12 +167,15 @@ class _Search:
         return self.price.base_ms + 2.0 * self._own + level * self._disturbed
 
     def cost(self, view: PodView, ledger: PodLedger) -> float:
-        """What a pod costs but for loading the adapter."""
+        """What a pod costs but for loading the adapter, or something less that is too much already."""
         price, capacity = self.price, self.capacity
         cost = self.least(ledger.running + view.foreign_running) + view.foreign_waiting * price.waiting_ms
         if ledger.queued or ledger.pending_tokens:
+            cost += len(ledger.queued) * self._own
+            if self.hopeless(cost):
+                return cost
             ahead = ledger.ahead(self._now, price)
-            cost += compute(ahead.tokens, ahead.pairs, price) + len(ledger.queued) * self._own
+            cost += compute(ahead.tokens, ahead.pairs, price)
         if capacity.kv_tokens:
             cost += max(0.0, ledger.held_tokens + self._size - capacity.kv_tokens) * price.room_ms_per_token
         if self.ask.adapter is not None:
@@ -205,6 +206,7 @@ class Shortlist:
         self._other: dict[int, set[str]] = {}
         self._where: dict[str, tuple[dict[int, set[str]], int]] = {}
         self._pods: dict[str, tuple[PodView, PodLedger]] = {}
+        self._encoded: dict[str, bytes] = {}
         self._resident: dict[str, set[str]] = {}
         self._broken: set[str] = set()
 
@@ -214,6 +216,7 @@ class Shortlist:
         if before is None or before[0] is not view:
             self._reside(name, before[0].resident if before else {}, view.resident)
             self._pods[name] = view, ledger
+            self._encoded[name] = name.encode()
         fit = ledger.breaker.phase == "Closed" and view.ready and not view.draining
         (self._broken.discard if fit else self._broken.add)(name)
         level = ledger.running + view.foreign_running
@@ -257,7 +260,7 @@ class Shortlist:
                 self._weigh_all(search, plain | other)
             else:
                 if plain:
-                    search.note(search.least(level), _drawn(search.ask.request_id, plain))
+                    search.note(search.least(level), self._drawn(search.ask.request_id, plain))
                 self._weigh(search, other, 0.0)
 
     def _weigh_all(self, search: _Search, names: AbstractSet[str]) -> None:
@@ -276,6 +279,13 @@ class Shortlist:
             known = self._pods.get(name)
             if known is not None:
                 search.note(search.cost(*known) + load_ms, name)
+
+    def _drawn(self, request_id: str, names: AbstractSet[str]) -> str:
+        """Who of these would win among equals (see `choose.cheapest`)."""
+        if len(names) == 1:
+            return next(iter(names))
+        digest, begin, encoded = xxhash.xxh3_64_intdigest, f"{request_id}\0".encode(), self._encoded
+        return min([(digest(begin + encoded[name]), name) for name in names])[1]
 
     def _is_plain(self, view: PodView, ledger: PodLedger) -> bool:
         """Whether nothing but running requests makes it cost more than an idle pod, for any prompt that is not huge."""
@@ -298,9 +308,3 @@ class Shortlist:
 def _among(bucket: AbstractSet[str], among: AbstractSet[str] | None, but: AbstractSet[str]) -> AbstractSet[str]:
     found = bucket if among is None or not bucket else bucket & among
     return found - but if but and found else found
-
-
-def _drawn(request_id: str, names: Iterable[str]) -> str:
-    """Who of these would win among equals (see `choose.cheapest`)."""
-    digest, begin = xxhash.xxh3_64_intdigest, f"{request_id}\0"
-    return min([(digest((begin + name).encode()), name) for name in names])[1]
