@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf.simulator.calls import Call
 from sheaf.simulator.market import Market, Zone
-from sheaf.simulator.policies.product import Product
+from sheaf.simulator.policies.product import TALKATIVE, Product
 from sheaf.simulator.policies.shortlist import Shortlist, WatchedIndex
 from sheaf.simulator.world import Setting, World
 from sheaf_crds import Adapter, Model
@@ -28,6 +28,7 @@ PRICE = st.builds(
     base_ms=st.floats(0.1, 50.0),
     prefill_ms_per_token=st.floats(0.001, 1.0),
     attention_ms_per_pair=st.sampled_from([0.0, 1e-6]),
+    silence_per_ms=st.just(0.0),
 )
 POD = st.tuples(
     st.integers(0, 3),
@@ -49,7 +50,7 @@ CAPACITY = st.sampled_from([Capacity(), Capacity(slots=2, kv_tokens=6000), Capac
     CAPACITY,
 )
 def test_the_choice_from_the_list_is_the_choice_from_all(pods, past, asked, price, capacity):
-    router, index = Router(), WatchedIndex()
+    router, index = Router(prior=TALKATIVE), WatchedIndex()
     router.index, router.capacities["m"], router.models["m"] = index, capacity, CostModel(price)
     views = [_pod(place, *pod) for place, pod in enumerate(pods)]
     index.watch(view.name for view in views[::2])
@@ -75,7 +76,7 @@ def test_the_choice_from_the_list_is_the_choice_from_all(pods, past, asked, pric
 
 
 def test_of_many_equal_pods_one_is_listed():
-    router, index = Router(), WatchedIndex()
+    router, index = Router(prior=TALKATIVE), WatchedIndex()
     views = tuple(_pod(place, 0, 0, 0.0, set()) for place in range(500))
     found = Shortlist(index, Capacity())
     for view in views:
@@ -85,18 +86,18 @@ def test_of_many_equal_pods_one_is_listed():
 
 
 def test_a_pod_that_left_still_holds_blocks_and_is_not_listed():
-    router, index = Router(), WatchedIndex()
+    router, index = Router(prior=TALKATIVE), WatchedIndex()
     left, here = _pod(0, 0, 0, 0.0, set()), _pod(1, 5, 0, 0.0, set())
     index.watch([left.name, here.name])
     ask = _ask("one", [1, 2], "", None, 900)
     index.record(ask.chain, (left.name, 0))
     found = Shortlist(index, Capacity())
     found.put(here, router.ledger(here.name))
-    assert found.names(ask, Coefficients(), 0.0) == [here.name]
+    assert found.names(ask, TALKATIVE, 0.0) == [here.name]
 
 
 def test_where_a_breaker_is_open_only_all_pods_tell():
-    router, index = Router(), WatchedIndex()
+    router, index = Router(prior=TALKATIVE), WatchedIndex()
     view, ask = _pod(0, 0, 0, 0.0, set()), _ask("one", [], "", None, 9)
     for _ in range(5):
         router.failed(router.sent(ask, router.decide(ask, (view,), 0.0), view, 0.0), 0.0)
@@ -108,7 +109,7 @@ def test_where_a_breaker_is_open_only_all_pods_tell():
 def test_a_prompt_as_large_as_the_cache_is_weighed_on_all():
     found = Shortlist(WatchedIndex(), Capacity(kv_tokens=100))
     found.put(_pod(0, 0, 0, 0.0, set()), Router().ledger("pod-0"))
-    assert found.names(_ask("one", [], "", None, 1000), Coefficients(), 0.0) is None
+    assert found.names(_ask("one", [], "", None, 1000), TALKATIVE, 0.0) is None
 
 
 def test_the_index_knows_who_holds_what_after_evictions_and_losses():

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from sheaf_gateway.fleet.view import Pod as PodView
+from sheaf_gateway.routing.cost import Coefficients
 from sheaf_gateway.routing.ledger import Ticket
 from sheaf_gateway.routing.router import Ask, Capacity, Router
 
@@ -23,6 +24,7 @@ from sheaf.simulator.policies.shortlist import Shortlist, WatchedIndex
 REPORT_S = 1.0
 MANY = 24
 AGENT = "http://agent"
+TALKATIVE = Coefficients(silence_per_ms=0.0)
 
 
 class Product(Policy):
@@ -32,7 +34,7 @@ class Product(Policy):
 
     def __init__(self, seed: int = 0, *, alone: bool = True, many: int = MANY) -> None:
         super().__init__(seed)
-        self.router = Router()
+        self.router = Router(prior=TALKATIVE)
         self.router.index = self._index = WatchedIndex()
         self._alone, self._many = alone, many
         self._views: dict[str, tuple[float, PodView]] = {}

@@ -13,7 +13,6 @@ and a property test compares both decisions.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -234,7 +233,7 @@ class Shortlist:
         """Who could be chosen; None where only weighing all of them tells."""
         kv_tokens = self._capacity.kv_tokens
         huge = kv_tokens and tokens(ask.prompt_bytes) > kv_tokens / 2
-        if self._broken or self._index.announced or price.stream_ms <= 0.0 or huge:
+        if self._broken or self._index.announced or price.stream_ms <= 0.0 or price.silence_per_ms or huge:
             return None
         search = _Search(ask, now, price, self._capacity)
         deeper = _NOBODY
