@@ -47,7 +47,7 @@ POD = {
     "startedAt": 0,
     "message": "a\x1b[31m",
 }
-TERMS = {"queue": 1.0, "prefill": 2.0, "adapter": 0.0, "harm": 0.5, "total": 3.5}
+TERMS = {"queue": 1.0, "prefill": 2.0, "adapter": 0.0, "harm": 0.5, "silence": 0.0, "total": 3.5}
 RECORD = {
     "request_id": "r-1",
     "served": "pirate",
@@ -155,8 +155,8 @@ def test_explain_shows_every_candidate_term_by_term_the_chosen_one_first(capsys:
     shown = lines(capsys.readouterr().out)
     assert shown[0] == "pirate (/v1/chat/completions, tenant gold): status 200, TTFT 12 ms, 96 cached"
     assert shown[1].startswith("attempt 1: ok")
-    assert shown[2].split() == ["POD", "STANDING", "CACHED", "QUEUE", "PREFILL", "ADAPTER", "HARM", "TOTAL"]
-    assert shown[3].split() == ["->", "base-0", "Healthy", "512", "B", "1.0", "2.0", "0.0", "0.5", "3.5"]
+    assert shown[2].split() == ["POD", "STANDING", "CACHED", "QUEUE", "PREFILL", "ADAPTER", "HARM", "SILENCE", "TOTAL"]
+    assert shown[3].split() == ["->", "base-0", "Healthy", "512", "B", "1.0", "2.0", "0.0", "0.5", "0.0", "3.5"]
     assert [row.split()[0] for row in shown[4:]] == ["base-1", "base-2"]
 
 

@@ -128,7 +128,8 @@ def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains) -> A
     """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
     served, prompt = seat.served, parsed.prompt
     chain = chains.chain(seat.start, prompt)
-    return Ask(request_id, served.model, served.adapter, served.digest, chain, len(prompt), parsed.exact, prompt)
+    size, exact, streams = len(prompt), parsed.exact, parsed.streams
+    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, prompt, streams)
 
 
 def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:

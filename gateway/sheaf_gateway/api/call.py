@@ -38,6 +38,7 @@ from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header, Responder
+from sheaf_gateway.routing.silence import LATE_S
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -207,7 +208,14 @@ class Call(Attempts):
         if self.relay is None and not may_begin(data):
             self._bad("bad_response", failures.garbage())
             return
-        relay, self._last_at = self.relay or self._first_byte(), self._core.now()
+        relay, now = self.relay or self._first_byte(), self._core.now()
+        self._last_at = now
+        ticket = self.ticket
+        if ticket is not None and (ledger := ticket.ledger) is not None:
+            if now - ledger.heard_at > LATE_S:
+                self._core.router.heard(ticket, now)
+            else:
+                ledger.heard_at = now
         if self.continuing is not None and (start := data.find(ERROR)) >= 0:
             relay.feed(data[:start])
             data = data[start:]
@@ -340,6 +348,8 @@ class Call(Attempts):
     def _press(self, pressed: bool) -> None:  # noqa: FBT001
         if self.exchange is not None:
             (self.exchange.pause if pressed else self.exchange.resume)()
+        if self.ticket is not None:
+            self._core.router.stopped(self.ticket, self._core.now(), on=pressed)
 
     def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
         self.finished = True

@@ -265,6 +265,7 @@ class Continuing:
         call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
         if not call.responder.writable:
             call.exchange.pause()
+            core.router.stopped(call.ticket, core.now(), on=True)
 
     def on_head(self, status: int, headers: list[Header]) -> None:  # noqa: ARG002
         """See `proxy.exchange.Sink`."""

@@ -14,7 +14,7 @@ from sheaf.cli.client import fetch
 from sheaf.cli.errors import CliError
 from sheaf.cli.explain_model import explain_model
 
-TERMS = ("queue", "prefill", "adapter", "harm", "total")
+TERMS = ("queue", "prefill", "adapter", "harm", "silence", "total")
 
 
 def explain(
