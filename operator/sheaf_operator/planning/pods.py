@@ -2,10 +2,11 @@
 
 Rules: never fewer serving pods than there are now or than wanted, whichever is less; at most `surge` pods above the
 wanted number while a change rolls out; those that do not serve go first, then those whose loss costs least (streams,
-caches, adapters), then the youngest. A pod that serves is drained before it is deleted. A pod that has to go for
-another reason (a spot notice) is no longer counted, so its replacement is started in the same pass; nor is one that is
-Terminating, however long its node takes. On-demand and spot pods have templates of their own, so a change of the split
-rolls like any other change.
+caches, adapters), then the youngest. An outdated pod that has served and starts anew is kept while nothing of the new
+template serves in its place: perhaps nothing ever does. A pod that serves is drained before it is deleted. A pod that
+has to go for another reason (a spot notice) is no longer counted, so its replacement is started in the same pass; nor
+is one that is Terminating, however long its node takes. On-demand and spot pods have templates of their own, so a
+change of the split rolls like any other change.
 """
 
 import math
@@ -120,7 +121,9 @@ def _removals(wanted: Wanted, pods: Sequence[PodFacts], settled: Collection[str]
     moves = _moves(wanted, current, settled)
     replaced = outdated + (surplus if moves else [])
     staying = sum(pod.name in settled for pod in current if pod not in replaced)
-    old = _affordable(_expendable(replaced), staying + _serving(replaced) - wanted.replicas)
+    beyond = staying + _serving(replaced) - wanted.replicas
+    kept = [] if staying else _recovering(replaced)[: max(0, -beyond)]
+    old = _affordable([pod for pod in _expendable(replaced) if pod not in kept], beyond)
     spare = _serving(pods) - _serving(old) - wanted.replicas
     extra = _affordable([] if moves else surplus, spare)
     return [(pod, _why(pod, wanted)) for pod in (*old, *extra)]
@@ -164,6 +167,10 @@ def _affordable(pods: Sequence[PodFacts], spare: int) -> list[PodFacts]:
 
 def _serving(pods: Iterable[PodFacts]) -> int:
     return sum(pod.serving for pod in pods)
+
+
+def _recovering(pods: Iterable[PodFacts]) -> list[PodFacts]:
+    return [pod for pod in pods if pod.recovering]
 
 
 def _expendable(pods: Iterable[PodFacts]) -> list[PodFacts]:

@@ -88,6 +88,12 @@ class PodFacts:
         """Whether the pod answers requests and stays."""
         return self.live and self.ready and not self.restarting
 
+    @property
+    def recovering(self) -> bool:
+        """Whether the pod has served and its engine starts anew, and not over and over."""
+        served = self.agent is not None and (self.agent.engine_epoch > 0 or self.restarting)
+        return served and self.live and not self.serving and self.reason != "CrashLoopBackOff"
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
