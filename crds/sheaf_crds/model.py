@@ -59,7 +59,13 @@ class Accelerator(ApiType):
     type: Annotated[str, Field(pattern=ACCELERATOR_PATTERN, min_length=1, max_length=63)] = Field(
         description="Type as nodes carry it in the label sheaf.dev/accelerator, such as nvidia-l4."
     )
-    count: int = Field(default=1, ge=1, le=64, description="Accelerators for one replica.")
+    count: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Accelerators for one replica: the engine splits the "
+        "model over them (tensor parallelism), unless engine.args set another parallelism.",
+    )
 
 
 class Lora(ApiType):
