@@ -146,10 +146,14 @@ class ModelSpec(ApiType):
     )
     spot: Spot = Field(default_factory=Spot, description="Use of spot capacity.")
     startup_timeout: Duration = Field(
-        default=900.0, description="How long a replica may take from its start until it is ready."
+        default=900.0,
+        description="How long a replica may take from its start until it is ready. A change restarts no replica that "
+        "serves; one that was ended for taking longer than was allowed before is made anew.",
     )
     drain_timeout: Duration = Field(
-        default=60.0, description="How long a replica may take to finish its streams when it has to go."
+        default=60.0,
+        description="How long a replica may take to finish its streams when it has to go. A change restarts no "
+        "replica; where others than Sheaf end a pod that was made before, it has the time that it was made with.",
     )
     slo_ref: Ref | None = Field(default=None, description="The SLO that callers of this Model were promised.")
     autoscaling_policy_ref: Ref | None = Field(

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import ModelSpec
+from sheaf_crds.base import format_duration
 
 from sheaf_operator.planning.actions import Action, CreatePod, DeletePod, PodTemplate
 from sheaf_operator.planning.failures import Failures, failures
@@ -91,7 +92,8 @@ def plan_pods(
     capacity = sum(pod.name in settled or (pod.serving and pod.template_hash not in wanted.hashes) for pod in pods)
     actions = clear(failed.spent) + see_off(pods, drain, now, replaced=capacity >= wanted.replicas)
     actions += [retire(pod, drain, reason) for pod, reason in removals]
-    actions += _tries_elsewhere(wanted, counted_pods, {pod.name for pod, _ in removals})
+    removed = {pod.name for pod, _ in removals}
+    actions += _tries_elsewhere(wanted, counted_pods, removed) + _tries_longer(wanted, counted_pods, removed)
     names = {*taken, *(pod.name for pod in pods)}
     return actions + _creations(wanted, counted_pods, len(removals), names)
 
@@ -136,6 +138,18 @@ def _tries_elsewhere(wanted: Wanted, pods: Iterable[PodFacts], removed: Collecti
         DeletePod(pod.name, pod.uid, moves[pod.name])
         for pod in pods
         if pod.name in moves and pod.name not in removed and not pod.ready
+    ]
+
+
+def _tries_longer(wanted: Wanted, pods: Iterable[PodFacts], removed: Collection[str]) -> list[Action]:
+    """Pods whose engines are ended too early since the Model allows them more time; the next pass starts them anew."""
+    reason = f"its engine may take {format_duration(wanted.spec.startup_timeout)} to start by now"
+    return [
+        DeletePod(pod.name, pod.uid, reason)
+        for pod in pods
+        if 0 < pod.startup_limit < wanted.spec.startup_timeout
+        and pod.restarts
+        and not (pod.ready or pod.recovering or pod.ended or pod.name in removed)
     ]
 
 

@@ -32,7 +32,8 @@ class PodFacts:
     """One engine pod as the cluster and its agent report it.
 
     `template_hash` is the hash of the PodTemplate that it was made from, `ended_at` when it failed for good (Unix
-    seconds; 0: it did not, or nobody knows).
+    seconds; 0: it did not, or nobody knows), `startup_limit` the seconds after which its engine is started again while
+    it does not answer (0: nobody knows).
     """
 
     name: str
@@ -52,6 +53,7 @@ class PodFacts:
     agent: AgentState | None = None
     notice: Notice | None = None
     ended_at: float = 0.0
+    startup_limit: float = 0.0
 
     @property
     def draining(self) -> bool:
