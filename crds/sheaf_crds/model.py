@@ -59,7 +59,13 @@ class Accelerator(ApiType):
     type: Annotated[str, Field(pattern=ACCELERATOR_PATTERN, min_length=1, max_length=63)] = Field(
         description="Type as nodes carry it in the label sheaf.dev/accelerator, such as nvidia-l4."
     )
-    count: int = Field(default=1, ge=1, le=64, description="Accelerators for one replica.")
+    count: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Accelerators for one replica: the engine splits the "
+        "model over them (tensor parallelism), unless engine.args set another parallelism.",
+    )
 
 
 class Lora(ApiType):
@@ -140,10 +146,14 @@ class ModelSpec(ApiType):
     )
     spot: Spot = Field(default_factory=Spot, description="Use of spot capacity.")
     startup_timeout: Duration = Field(
-        default=900.0, description="How long a replica may take from its start until it is ready."
+        default=900.0,
+        description="How long a replica may take from its start until it is ready. A change restarts no replica that "
+        "serves; one that was ended for taking longer than was allowed before is made anew.",
     )
     drain_timeout: Duration = Field(
-        default=60.0, description="How long a replica may take to finish its streams when it has to go."
+        default=60.0,
+        description="How long a replica may take to finish its streams when it has to go. A change restarts no "
+        "replica; where others than Sheaf end a pod that was made before, it has the time that it was made with.",
     )
     slo_ref: Ref | None = Field(default=None, description="The SLO that callers of this Model were promised.")
     autoscaling_policy_ref: Ref | None = Field(

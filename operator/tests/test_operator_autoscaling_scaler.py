@@ -13,8 +13,9 @@ from sheaf_crds.slo import SLOWindow
 from sheaf_operator.cluster.gateways import GatewayError, Gateways
 from sheaf_operator.cluster.kubernetes.gateway_calls import parsed, url_of
 from sheaf_operator.handlers.autoscaling import Autoscaling, ScalingCollector
-from sheaf_operator.planning import CreatePod, EmitEvent, FleetIndex, Key, UpdateStatus, plan_key
+from sheaf_operator.planning import CreatePod, DeletePod, DrainPod, EmitEvent, FleetIndex, Key, UpdateStatus, plan_key
 from sheaf_operator.planning.autoscaling import Demand, Report, Scaler
+from sheaf_operator.planning.scaling import desired_replicas
 
 KEY = Key("Model", "m")
 
@@ -91,12 +92,61 @@ def test_a_restarted_operator_goes_on_with_the_number_before_any_gateway_answers
     assert not [action for action in actions(fresh) if isinstance(action, EmitEvent)]
 
 
-def test_a_policy_that_goes_leaves_the_number_to_the_spec():
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_policy_that_is_away_leaves_number_and_memory_as_they_are(restarted: bool):
+    index, model = fleet("one", "two", "three", "four")
+    scaler = Scaler(index, lambda _: SPEED)
+    scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
+    store(index, actions(index))
+    before = index.model("m").status.autoscaling
+    index.remove("AutoscalingPolicy", "steady")
+    scaler = Scaler(index, lambda _: SPEED) if restarted else scaler
+    if restarted:
+        index.note_scaling("m", None)
+    assert scaler.observe({}, NOW) == frozenset()
+    found = actions(index)
+    assert not [action for action in found if isinstance(action, DrainPod | DeletePod)]
+    store(index, found)
+    status = index.model("m").status
+    assert status.autoscaling == before
+    assert not [action for action in actions(index) if isinstance(action, UpdateStatus | EmitEvent)]
+    index.upsert(make_policy(signal="Concurrency", target=10, maxReplicas=20))
+    scaler.observe({"gateway": None}, NOW + 60)
+    assert index.scaling("m").replicas == 4
+    assert model.spec.replicas == 1
+
+
+def test_a_policy_that_is_away_holds_within_the_bounds_of_the_model():
+    index, _ = fleet("one")
+    scaler = Scaler(index, lambda _: SPEED)
+    scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
+    index.remove("AutoscalingPolicy", "steady")
+    model = index.model("m")
+    for bounds, expected in (({"max_replicas": 3}, 3), ({"min_replicas": 6}, 6), ({}, 4)):
+        desired = desired_replicas(
+            model.model_copy(update={"spec": model.spec.model_copy(update=bounds)}), None, index.scaling("m")
+        )
+        assert desired.replicas == expected
+        assert "AutoscalingPolicy steady is not there" in desired.note
+
+
+def test_what_was_decided_for_a_model_that_was_replaced_is_forgotten():
+    index, model = fleet("one")
+    scaler = Scaler(index, lambda _: SPEED)
+    scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
+    index.remove("AutoscalingPolicy", "steady")
+    index.upsert(model.model_copy(update={"metadata": model.metadata.model_copy(update={"uid": "another"})}))
+    assert scaler.observe({}, NOW) == {KEY}
+    assert index.scaling("m") is None
+
+
+def test_a_model_that_names_no_policy_any_more_goes_by_its_spec():
     index, _ = fleet("one")
     scaler = Scaler(index, lambda _: SPEED)
     scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
     store(index, actions(index))
-    index.remove("AutoscalingPolicy", "steady")
+    model = index.model("m")
+    index.upsert(model.model_copy(update={"spec": model.spec.model_copy(update={"autoscaling_policy_ref": None})}))
     assert scaler.observe({}, NOW) == {KEY}
     status = next(a.status for a in actions(index) if isinstance(a, UpdateStatus))
     assert status.autoscaling is None

@@ -172,7 +172,7 @@ async def test_an_object_that_cannot_be_read_is_told_so_and_harms_no_other(runni
     await until(lambda: running.condition("Model", "m").get("reason") == "Invalid")
     message = running.condition("Model", "m")["message"]
     assert "spec.replicas: input should be a valid integer" in message
-    assert "spec.colour: this field is not known; remove it" in message
+    assert "colour" not in message
     running.api.put("Model", "other", spec=MODEL)
     await until(lambda: len(running.api.names("Pod")) == 2)
     assert name in running.api.names("Pod")

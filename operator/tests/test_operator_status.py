@@ -15,7 +15,17 @@ from operator_world import (
     resident,
 )
 from sheaf_crds.agent_api import AdapterState, AgentState
-from sheaf_operator.planning import ClusterSnapshot, CreatePod, EmitEvent, SetCatalog, UpdateStatus, plan
+from sheaf_operator.planning import (
+    ClusterSnapshot,
+    CreatePod,
+    EmitEvent,
+    FleetIndex,
+    Key,
+    SetCatalog,
+    UpdateStatus,
+    plan,
+    plan_key,
+)
 
 
 def statuses(snapshot: ClusterSnapshot, now: float = NOW):
@@ -104,6 +114,19 @@ def test_progress_is_told():
     assert scaling.condition("Progressing").reason == "Scaling"
     starting = model_status(model, make_pod(model, "p", ready=False, phase="Starting"))
     assert starting.condition("Progressing").reason == "Starting"
+
+
+def test_a_rollout_of_which_no_pod_can_be_made_says_so_while_the_old_ones_serve():
+    model, index = make_model(replicas=1), FleetIndex()
+    index.replace(ClusterSnapshot((model,), pods=(make_pod(model, "old", template_hash="00000"),)))
+    index.note_refusal("m", "create pods: exceeded quota; raise it")
+    actions = plan_key(index, Key("Model", "m"), NOW).actions
+    (status,) = (action.status for action in of_kind(actions, UpdateStatus))
+    assert ready(status) == ("True", "Serving")
+    told = status.condition("Progressing")
+    assert (told.status, told.reason, told.message) == ("False", "PodRefused", "create pods: exceeded quota; raise it")
+    warnings = [event.reason for event in of_kind(actions, EmitEvent) if event.type == "Warning"]
+    assert warnings == ["PodRefused"]
 
 
 def test_the_moment_of_a_transition_stays_until_the_status_changes():

@@ -21,7 +21,7 @@ from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, scaling_events, slo_status
-from sheaf_operator.planning.scaling import Desired, Scaling, desired_replicas
+from sheaf_operator.planning.scaling import Desired, desired_replicas, scaling_record
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
@@ -129,7 +129,7 @@ def _family(
         wanted,
         _finding(index, model, policy),
         index.refusal(model.name),
-        _record(model, policy, index.scaling(model.name)),
+        scaling_record(model, index.scaling(model.name)),
     )
 
 
@@ -157,13 +157,6 @@ def _market_times(index: FleetIndex, family: _Family, now: float) -> list[float]
     if family.wanted.market is None:
         return []
     return again_times(family.pods, family.wanted.spot.hash, _terms(index, family.model), now)
-
-
-def _record(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None) -> ModelAutoscaling | None:
-    """What the status says of autoscaling; what it remembers stays until autoscaling has looked."""
-    if policy is None:
-        return None
-    return scaling.record if scaling else model.status.autoscaling
 
 
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:

@@ -111,6 +111,8 @@ def _progressing(facts: ModelFacts, now: float) -> Verdict:
     late = _late(facts, now)
     if late is not None:
         return _stalled(facts, late)
+    if facts.refusal:
+        return Verdict("Progressing", "False", "PodRefused", facts.refusal, alarming=facts.enough)
     if len(current) < len(live):
         told = f"{share(len(current), len(live), 'replica')} {are(len(current))} of the new template"
         return Verdict("Progressing", "True", "RollingUpdate", _and(told, _trouble(current)[1] or _mute(current)))

@@ -126,6 +126,7 @@ class LocalPod:
             reason=reason,
             message=message,
             node="localhost",
+            startup_limit=self.template.spec.startup_timeout,
             agent=self.agent_state if self.agent.healthy else None,
         )
 

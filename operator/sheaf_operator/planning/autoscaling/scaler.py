@@ -77,8 +77,7 @@ class Scaler:
         for model, policy in models:
             yield self._decide(model, policy, reports, now)
         for name in set(self._known) - {model.name for model, _ in models}:
-            del self._known[name]
-            yield self._index.note_scaling(name, None)
+            yield self._rest(name)
         for slo in self._index.slos():
             yield self._note_windows(slo, reports, now)
 
@@ -103,6 +102,15 @@ class Scaler:
         known.memory, known.reasons = decision.memory, decision.reasons
         record = self._record(known, policy)
         return self._index.note_scaling(model.name, Scaling(decision.replicas, record))
+
+    def _rest(self, name: str) -> frozenset[Key]:
+        """A Model that names no policy is forgotten; one whose policy is away keeps its number."""
+        model = self._index.model(name)
+        if model is not None and model.spec.autoscaling_policy_ref and model.metadata.uid == self._known[name].uid:
+            self._known[name].demand = None
+            return frozenset()
+        del self._known[name]
+        return self._index.note_scaling(name, None)
 
     def _recall(self, model: Model) -> _Known:
         known = self._known.get(model.name)
