@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from chart.asked import asked, operator_of
 from chart.helm import CHART, ROOT, Helm, HelmError, helm_binary, named, names, pod_specs
 from chart.values_matrix import MATRIX, REFUSED
 from redis import Redis
@@ -279,6 +280,26 @@ def test_two_releases_share_no_cluster_wide_name(helm: Helm) -> None:
     wide = [{i["metadata"]["name"] for i in objects if i["kind"] in CLUSTER_WIDE} for objects in (first, second)]
     assert wide[0]
     assert not wide[0] & wide[1]
+
+
+def test_operators_of_one_namespace_compete_for_one_lease(helm: Helm) -> None:
+    for objects in (helm.template(release="red"), helm.template(release="blue", values={"fullnameOverride": "green"})):
+        config = next(json.loads(i["data"]["operator.json"]) for i in objects if "operator.json" in i.get("data", {}))
+        rules = [rule for item in objects if item["kind"] == "Role" for rule in item["rules"]]
+        held = [rule["resourceNames"] for rule in rules if "resourceNames" in rule]
+        assert (config["leaseName"], held) == ("sheaf-operator", [["sheaf-operator"]])
+
+
+def test_a_second_operator_in_a_namespace_is_refused(helm: Helm, tmp_path: Path) -> None:
+    beside = (operator_of("first", "serving"), operator_of("idle", "serving", replicas=0))
+    with asked(tmp_path, "serving", beside) as kubeconfig:
+        there = Helm(helm.path, kubeconfig)
+        with pytest.raises(
+            HelmError, match=r"release first serves the namespace serving already.*operator\.replicas to 0"
+        ):
+            there.template(release="second", options=["--dry-run=server"])
+        assert there.template(release="first", options=["--dry-run=server"])
+        assert there.template({"operator": {"replicas": 0}}, release="second", options=["--dry-run=server"])
 
 
 def test_long_names_stay_within_kubernetes_bounds(helm: Helm) -> None:
