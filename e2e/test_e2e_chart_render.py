@@ -150,9 +150,9 @@ def test_the_token_is_the_given_one_or_a_long_random_one(helm: Helm) -> None:
 def test_a_secret_of_others_is_used_everywhere(helm: Helm) -> None:
     objects = helm.template(MATRIX["secrets of others"])
     assert names(objects, "Secret") == []
-    assert operator_config(objects)["pods"]["agentTokenSecret"] == "their-token"
-    assert mounted(objects, "sheaf-operator") == {"their-token"}
-    assert mounted(objects, "sheaf-gateway") == {"their-token", "their-salt", "their-redis", "their-keys"}
+    assert operator_config(objects)["pods"]["agentTokenSecret"] == "their.token"
+    assert mounted(objects, "sheaf-operator") == {"their.token"}
+    assert mounted(objects, "sheaf-gateway") == {"their.token", "their-salt", "their-redis", "their-keys"}
     shared = {"urlFile": "/etc/sheaf/shared-limits/url", "failOpen": False, "timeout": "100ms", "prefix": "prod"}
     assert gateway_config(objects)["sharedLimits"] == shared
 
@@ -270,7 +270,7 @@ def test_images_come_from_one_registry_and_digests_win(helm: Helm) -> None:
         "agent": "registry.example.com/ml/sheaf-engine-agent:1.2.3",
         "engine": "registry.example.com/ml/sheaf-engine:1.2.3",
         "pullPolicy": "Always",
-        "pullSecrets": ["pull"],
+        "pullSecrets": ["my.registry"],
     }
 
 
