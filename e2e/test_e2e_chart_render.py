@@ -255,6 +255,16 @@ def test_only_gateway_and_operator_reach_engine_pods(helm: Helm) -> None:
     assert all(len(rule["from"]) == 1 for rule in rules)
 
 
+def test_a_fenced_gateway_still_answers_those_who_look_after_it(helm: Helm) -> None:
+    rules = named(rendered("fenced"), "NetworkPolicy", "sheaf-gateway")["spec"]["ingress"]
+    peers = [peer for rule in rules if {"port": "http", "protocol": "TCP"} in rule["ports"] for peer in rule["from"]]
+    names = [next(iter(peer.values()))["matchLabels"] for peer in peers]
+    beside = [one.get("app.kubernetes.io/name") or one.get("name") or one["app"] for one in names]
+    assert sorted(beside) == ["chat", "monitoring", "sheaf-operator", "sheaf-test"]
+    untested = helm.template({"networkPolicy": {"gateway": {"from": [{}]}}, "helmTest": {"enabled": False}})
+    assert len(named(untested, "NetworkPolicy", "sheaf-gateway")["spec"]["ingress"]) == 3
+
+
 def test_only_the_gateway_reaches_redis(helm: Helm) -> None:
     policy = named(helm.template(MATRIX["with redis"]), "NetworkPolicy", "sheaf-redis")["spec"]
     assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "sheaf-gateway"

@@ -46,7 +46,8 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "fenced": {
         "networkPolicy": {
-            "gateway": {"from": [{"podSelector": {}}]},
+            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+            "gateway": {"from": [{"podSelector": {"matchLabels": {"app": "chat"}}}]},
             "engines": {"egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}]},
         }
     },
