@@ -1,6 +1,7 @@
 """Decisions reach plans: pods, status, events; they survive a restart; SLOs say how they were kept; nothing is lost."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -308,10 +309,13 @@ async def test_the_loop_notes_decisions_and_shows_them():
     assert marked == {KEY}
     assert index.scaling("m").replicas == 6
     registry = CollectorRegistry()
-    ScalingCollector(loop.standings, registry)
+    ScalingCollector(loop.standings, loop.silent, registry)
     text = generate_latest(registry).decode()
     assert 'sheaf_desired_replicas{model="m"} 6.0' in text
     assert 'sheaf_demand{figure="running",model="m"} 60.0' in text
+    assert "sheaf_gateways_silent 0.0" in text
+    web.now += 16
+    assert "sheaf_gateways_silent 2.0" in generate_latest(registry).decode()
     acting = False
     marked.clear()
     await loop.look()
@@ -321,11 +325,14 @@ async def test_the_loop_notes_decisions_and_shows_them():
 def test_gateway_pods_are_found_where_they_take_requests():
     ready = [{"type": "Ready", "status": "True"}]
     pod = {"metadata": {}, "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": ready}}
-    assert url_of(pod, 8000) == "http://10.0.0.1:8000"
-    assert url_of({**pod, "status": {**pod["status"], "podIP": "fd00::1"}}, 8000) == "http://[fd00::1]:8000"
-    assert url_of({**pod, "status": {**pod["status"], "conditions": []}}, 8000) == ""
-    ending = {"metadata": {"deletionTimestamp": "now"}, "status": {**pod["status"], "conditions": []}}
-    assert url_of(ending, 8000) == "http://10.0.0.1:8000"
+    assert url_of(pod, 8000, NOW) == "http://10.0.0.1:8000"
+    assert url_of({**pod, "status": {**pod["status"], "podIP": "fd00::1"}}, 8000, NOW) == "http://[fd00::1]:8000"
+    assert url_of({**pod, "status": {**pod["status"], "conditions": []}}, 8000, NOW) == ""
+    ends = datetime.fromtimestamp(NOW, UTC).isoformat()
+    ending = {"metadata": {"deletionTimestamp": ends}, "status": {**pod["status"], "conditions": []}}
+    assert url_of(ending, 8000, NOW - 60) == url_of(ending, 8000, NOW + 10) == "http://10.0.0.1:8000"
+    assert url_of(ending, 8000, NOW + 11) == ""
+    assert url_of({**ending, "status": pod["status"]}, 8000, NOW + 11) == "http://10.0.0.1:8000"
     assert parsed("u", b"{}") == {}
     with pytest.raises(GatewayError, match="JSON"):
         parsed("u", b"<html>")

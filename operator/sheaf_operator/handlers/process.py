@@ -62,7 +62,7 @@ class Operator:
             asking = await stack.enter_async_context(GatewayCalls(api, self.config.agent_token_file))
             cluster, keeper, reconciler = self._parts(access, api, calls)
             autoscaling = self._autoscaling(cluster, reconciler, asking)
-            ScalingCollector(autoscaling.standings, self.registry)
+            ScalingCollector(autoscaling.standings, autoscaling.silent, self.registry)
             stack.push_async_callback(cluster.agents.close)
             host, port = self.config.address
             bound = await stack.enter_async_context(
