@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 import uuid
@@ -12,6 +13,7 @@ import uuid
 import pytest
 from gateway_fixtures import ask, chat, make_world, model, slo  # noqa: F401
 from redis.asyncio import Redis
+from sheaf_gateway.api import shared
 from sheaf_gateway.api.shared import LimitsUnavailable, SharedLimits, bounded
 from sheaf_gateway.fleet.view import Rate
 
@@ -115,13 +117,13 @@ async def test_two_gateways_share_requests_per_minute(url, prefix, make_limits):
 async def test_tokens_are_corrected_and_debt_is_waited_for(url, prefix, make_limits):
     limits = make_limits(url, prefix=prefix)
     bound = scope(tokens_per_minute=600)
-    assert await limits.charge("1", bound, 100.0) is None
+    assert [await limits.charge(lease, bound, tokens) for lease, tokens in (("0", 0.0), ("1", 100.0))] == [None, None]
     limits.settle("1", bound, 800.0, refund=False)
     await asyncio.gather(*limits._tasks)
     refused = await limits.charge("2", bound, 100.0)
     assert refused.limit == "tokens_per_minute"
     assert refused.retry_after == pytest.approx(40.0, abs=0.5)
-    limits.settle("1", bound, -800.0, refund=False)
+    limits.settle("0", bound, -800.0, refund=False)
     await asyncio.gather(*limits._tasks)
     assert await limits.charge("3", bound, 5000.0) is not None
     assert await limits.charge("4", bound, 400.0) is None
@@ -136,7 +138,7 @@ async def test_what_is_under_way_counts_until_it_is_over_and_dead_gateways_lease
     limits.settle("0", bound, 0.0, refund=False)
     await asyncio.gather(*limits._tasks)
     assert await limits.charge("3", bound, 0.0) is None
-    key = limits._keys(bound)[1]
+    key = limits._keys(bound, "0")[1]
     client = Redis.from_url(url)
     assert 0 < await client.pttl(key) <= 900_000
     await client.zadd(key, dict.fromkeys(await client.zrange(key, 0, -1), 1.0))
@@ -147,7 +149,7 @@ async def test_what_is_under_way_counts_until_it_is_over_and_dead_gateways_lease
 async def test_all_scopes_are_charged_or_none(url, prefix, make_limits):
     limits = make_limits(url, prefix=prefix)
     both = (*scope("key `k`", requests_per_minute=10), *scope("tenant `t`", requests_per_minute=1))
-    assert await limits.charge("1", both, 0.0) is None
+    assert await limits.charge("first", both, 0.0) is None
     for number in range(20):
         refused = await limits.charge(str(number), both, 0.0)
         assert refused.scope == "tenant `t`"
@@ -172,8 +174,8 @@ async def test_every_key_expires_by_itself(url, prefix, make_limits):
     keys = [key async for key in client.scan_iter(match=f"{{{prefix}}}:*")]
     ends = [await client.pttl(key) for key in keys]
     await client.aclose()
-    assert len(keys) == 2
-    assert all(0 < end <= 900_000 for end in ends)
+    assert len(keys) == 3
+    assert all(0 < end <= 3_600_000 for end in ends)
     assert min(ends) <= 31_000
 
 
@@ -223,12 +225,71 @@ async def test_what_ended_while_redis_was_away_is_settled_when_it_is_back(start_
         await limits.charge("2", bound, 0.0)
     limits.settle("1", bound, 0.0, refund=False)
     await asyncio.gather(*limits._tasks)
-    assert len(limits._owed) == 1
+    assert [debt[1][0] for debt in limits._owed] == ["2", "1"]
     limits._away_until = time.monotonic()
     refused = await limits.charge("3", bound, 0.0)
     assert refused.limit == "max_concurrent"
     await asyncio.gather(*limits._tasks)
     assert await limits.charge("4", bound, 0.0) is None
+
+
+async def test_a_call_is_settled_once_however_often_it_is_tried(url, prefix, make_limits):
+    limits = make_limits(url, prefix=prefix)
+    bound = scope(tokens_per_minute=600)
+    assert await limits.charge("1", bound, 600.0) is None
+    for _ in range(3):
+        limits.settle("1", bound, -100.0, refund=False)
+        await asyncio.gather(*limits._tasks)
+    assert await limits.charge("2", bound, 250.0) is not None
+    assert await limits.charge("3", bound, 100.0) is None
+
+
+async def test_a_charge_that_comes_after_its_settlement_charges_nothing(url, prefix, make_limits):
+    limits = make_limits(url, prefix=prefix)
+    bound = scope(requests_per_minute=1, max_concurrent=1)
+    limits.settle("1", bound, 0.0, refund=True)
+    await asyncio.gather(*limits._tasks)
+    assert await limits.charge("1", bound, 0.0) is None
+    assert await limits.charge("2", bound, 0.0) is None
+
+
+async def test_a_stall_of_redis_leaves_no_leases_and_corrects_nothing_twice(server, prefix, make_limits):
+    """What was sent before the stall runs after it, though nobody waits for its answer any more."""
+    limits = make_limits(server.url, prefix=prefix, timeout_s=0.05)
+    bound = scope(tokens_per_minute=600, max_concurrent=2)
+    assert await limits.charge("1", bound, 600.0) is None
+    server.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(LimitsUnavailable):
+        await limits.charge("2", bound, 0.0)
+    limits._away_until = 0.0
+    limits.settle("1", bound, -100.0, refund=False)
+    await asyncio.gather(*limits._tasks)
+    server.process.send_signal(signal.SIGCONT)
+    limits._away_until = 0.0
+    limits._repay()
+    await asyncio.gather(*limits._tasks)
+    assert [await limits.charge(str(number), bound, 0.0) for number in (3, 4)] == [None, None]
+    assert (await limits.charge("5", bound, 0.0)).limit == "max_concurrent"
+    limits.settle("3", bound, 0.0, refund=False)
+    await asyncio.gather(*limits._tasks)
+    assert (await limits.charge("6", bound, 150.0)).limit == "tokens_per_minute"
+
+
+async def test_what_is_owed_is_settled_soon_though_nobody_asks(server, prefix, make_limits, monkeypatch):
+    monkeypatch.setattr(shared, "_RETRY_S", 0.1)
+    limits = make_limits(server.url, prefix=prefix, timeout_s=0.05)
+    bound = scope(max_concurrent=1)
+    assert await limits.charge("1", bound, 0.0) is None
+    server.process.send_signal(signal.SIGSTOP)
+    limits.settle("1", bound, 0.0, refund=False)
+    await asyncio.gather(*limits._tasks)
+    assert len(limits._owed) == 1
+    server.process.send_signal(signal.SIGCONT)
+    for _ in range(150):
+        await asyncio.sleep(0.01)
+        if not limits._owed and not limits._tasks:
+            break
+    assert await limits.charge("2", bound, 0.0) is None
 
 
 async def test_a_redis_that_hangs_is_given_up_in_time(start_engine, prefix, make_limits):
@@ -277,7 +338,7 @@ async def test_a_gateway_asks_the_shared_limits_and_settles_with_them(limited, u
     assert len(world.gateway.inference.admission.limits) == 0
     shared = world.gateway.inference.shared
     await asyncio.gather(*shared._tasks)
-    key = next(key for key in shared._keys((("key `a`", Rate()),)) if "lease" in key)
+    key = next(key for key in shared._keys((("key `a`", Rate()),), "") if "lease" in key)
     client = Redis.from_url(url)
     assert await client.zcard(key) == 0
     await client.aclose()

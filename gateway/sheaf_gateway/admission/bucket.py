@@ -29,7 +29,7 @@ class Bucket:
         level = self.level(now)
         return 0.0 if level >= amount else max(0.0, (min(amount, self.capacity) - level) / self.rate)
 
-    def spend(self, amount: float) -> None:
+    def spend(self, amount: float, now: float) -> None:
         """Take `amount`, or give it back where it is negative."""
-        level = self._level - amount
+        level = self.level(now) - amount
         self._level = min(self.capacity, level)
