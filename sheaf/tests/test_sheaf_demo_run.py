@@ -67,6 +67,16 @@ def test_right_answers_end_with_0_and_nothing_stays(
     assert nobody_listens(listen)
 
 
+def test_what_to_try_next_can_be_run_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listen = stand_in(monkeypatch, "fine")
+    monkeypatch.chdir(tmp_path)
+    assert run(listen, tmp_path) == 0
+    beside = Path(sys.executable).with_name("sheaf")
+    assert f"{beside} explain request-7 --url http://{listen}" in capsys.readouterr().out
+
+
 def test_a_wrong_answer_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

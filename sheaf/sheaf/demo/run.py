@@ -74,7 +74,7 @@ def show_next(out: Console, serving: Serving, request_id: str, *, keep: bool) ->
     """The commands to try next."""
     out.print("\nTry next:" if keep else "\n`make demo KEEP=1` stays up; then try:")
     found = Path(sys.executable).with_name("sheaf")
-    sheaf = ".venv/bin/sheaf" if found == Path.cwd() / ".venv/bin/sheaf" else shutil.which(found) or "sheaf"
+    sheaf = ".venv/bin/sheaf" if found == Path.cwd() / ".venv/bin/sheaf" else shutil.which(str(found)) or "sheaf"
     for command in next_commands(serving.url, sheaf, request_id):
         out.print(f"  {command}", soft_wrap=True, markup=False)
 
