@@ -112,7 +112,8 @@ class Process:
         """SIGTERM, and SIGKILL to everything left after the grace (seconds)."""
         await self._tell(f"stop {grace}")
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self.wait(), grace + UNHEARD)
+            async with asyncio.timeout(grace + UNHEARD):
+                return await self.wait()
         self.kill()
         return await self.wait()
 
