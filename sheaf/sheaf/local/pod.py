@@ -60,7 +60,7 @@ class LocalPod:
             kv_replay=layout.socket(name, "replay"),
         )
         self.addresses = PodAddresses(at, self._leases[1].port)
-        self.client = AgentClient(self.addresses.agent_url, layout.token())
+        self.client = AgentClient(self.addresses.agent_url, layout.token_file)
         self._http = httpx.AsyncClient(base_url=self.addresses.engine_url, timeout=PROBE_TIMEOUT, trust_env=False)
         self._lack: Lack | None = None
         self._model_dir = template.spec.source
