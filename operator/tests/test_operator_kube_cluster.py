@@ -12,8 +12,8 @@ import pytest
 from operator_agent import TOKEN, FakeAgent, fake_agent
 from operator_api import NAMESPACE, FakeApi, fake_api
 from prometheus_client import CollectorRegistry, generate_latest
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes import agents, cluster, view, watch
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.cluster import KubernetesCluster
 from sheaf_operator.handlers.reconcile import Reconciler

@@ -1,7 +1,10 @@
 """Pods: every one is valid and unprivileged, and each part of Model and settings shows in it where it should."""
 
+import inspect
 import json
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -368,3 +371,10 @@ def test_equal_settings_have_equal_digests_and_a_field_left_at_its_default_chang
 def test_settings_that_make_no_sense_are_refused(field: str, value: object, said: str):
     with pytest.raises(ValidationError, match=said):
         make_settings(**{field: value})
+
+
+def test_every_refusal_is_in_the_troubleshooting_table():
+    reasons = set(re.findall(r'Refusal\(\s*"(\w+)"', inspect.getsource(sys.modules[refusal.__module__])))
+    table = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+    assert len(reasons) >= 4
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in table] == []

@@ -124,6 +124,15 @@ def test_get_models_shows_what_is_wanted_what_is_there_and_why_not(capsys: pytes
 
 
 @pytest.mark.usefixtures("gateway")
+def test_get_models_counts_against_what_autoscaling_wants(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODEL, "status", MODEL["status"] | {"autoscaling": {"desiredReplicas": 3}})
+    assert run(["get", "models"]) == 0
+    assert lines(capsys.readouterr().out)[1].split()[1] == "1/3"
+
+
+@pytest.mark.usefixtures("gateway")
 def test_get_adapters_shows_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["get", "adp"]) == 0
     assert lines(capsys.readouterr().out)[1].split() == ["pirate", "base", "1/1", "True", "Resident", "base-0"]

@@ -10,9 +10,9 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.gateways import Gateways
 from sheaf_operator.cluster.kubernetes.access import Configuration, load_access, own_namespace
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.cluster import KubernetesCluster
 from sheaf_operator.cluster.kubernetes.gateway_calls import GatewayCalls

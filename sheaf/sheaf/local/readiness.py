@@ -24,7 +24,7 @@ class Readiness:
         pods, models = list(pods), list(models)
         serving = {pod.model for pod in pods if pod.ready}
         failing = {pod.model for pod in pods if pod.reason} | {m.name for m in models if _refused(m)}
-        wanted = {model.name for model in models if _replicas(model)}
+        wanted = {model.name for model in models if wanted_replicas(model)}
         if not wanted <= serving | failing:
             return False
         return not wanted or bool(serving) or self._hopeless()
@@ -43,7 +43,7 @@ def _refused(model: Model) -> bool:
     return progressing.status == "False" and progressing.reason == ready.reason
 
 
-def _replicas(model: Model) -> int:
+def wanted_replicas(model: Model) -> int:
     """How many there shall be: as its AutoscalingPolicy decided, else as declared."""
     decided = model.status.autoscaling
     return model.spec.replicas if decided is None else decided.desired_replicas

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sheaf_crds import Model
 from sheaf_crds.agent_api import AgentState
 
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.access import Configuration
 from sheaf_operator.cluster.kubernetes.acts import Acts
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.agents import AgentPool
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.resources import DECLARED, Raw, Resource
