@@ -109,8 +109,8 @@ class Spot(ApiType):
         default=None,
         ge=0,
         le=100,
-        description="Spot replicas beyond those wanted, against losses. Default: as many as the installation's prices "
-        "make worth it, none where it knows no prices.",
+        description="Spot replicas beyond those wanted, against losses; at most as many as run on spot. Default: as "
+        "many as the installation's prices make worth it, none where it knows no prices.",
     )
 
 

@@ -86,7 +86,8 @@ def _ready(facts: ModelFacts) -> Verdict:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
     if not facts.desired.replicas:
         return Verdict("Ready", "True", "ScaledToZero", "no replicas are wanted")
-    count = _and(f"{share(facts.serving, facts.desired.replicas, 'replica')} ready", facts.desired.note)
+    serving = min(facts.serving, facts.desired.replicas)
+    count = _and(f"{share(serving, facts.desired.replicas, 'replica')} ready", facts.desired.note)
     if facts.enough:
         return Verdict("Ready", "True", "Serving", count)
     reason, said = _trouble(facts.pods)
@@ -123,9 +124,10 @@ def _progressing(facts: ModelFacts, now: float) -> Verdict:
 
 
 def _scaling(facts: ModelFacts) -> Verdict:
-    wanted = facts.desired.replicas
-    if sum(not pod.ended for pod in facts.pods) != wanted:
-        return Verdict("Progressing", "True", "Scaling", f"{counted(wanted, 'replica')} {are(wanted)} wanted")
+    wanted, split = facts.desired.replicas, facts.wanted.split
+    if sum(not pod.ended for pod in facts.pods) != split.on_demand + split.spot:
+        spares = f" and {counted(split.spares, 'spare')}" if split.spares else ""
+        return Verdict("Progressing", "True", "Scaling", f"{counted(wanted, 'replica')}{spares} {are(wanted)} wanted")
     if not facts.enough:
         return Verdict("Progressing", "True", "Starting", "replicas are starting")
     return Verdict("Progressing", "False", "Complete", "nothing is left to do")
