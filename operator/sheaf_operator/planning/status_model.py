@@ -1,7 +1,11 @@
-"""What is said of a Model: how many of its pods serve, what hinders the others, whether a change is under way."""
+"""What is said of a Model: how many of its pods serve, what hinders the others, whether a change is under way.
+
+What is wrong with its references, or is not heeded of what it asks for, stands in a condition of its own (`Resolved`)
+where pods serve without it: it must not hide what hinders them. Ready's message repeats it last.
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sheaf_crds import Model, ModelStatus
 from sheaf_crds.base import format_duration
@@ -54,7 +58,7 @@ class ModelFacts:
 def model_status(facts: ModelFacts, now: float) -> tuple[ModelStatus, tuple[Verdict, ...]]:
     """The status to store, and the verdicts in it."""
     model = facts.model
-    verdicts = (_ready(facts), _available(facts), _progressing(facts, now))
+    verdicts = (_ready(facts), _available(facts), _progressing(facts, now), _resolved(facts))
     generation = model.metadata.generation
     status = ModelStatus(
         observed_generation=generation,
@@ -82,8 +86,20 @@ def _not_ready_since(model: Model) -> float | None:
 
 
 def _ready(facts: ModelFacts) -> Verdict:
-    if facts.finding:
+    if facts.finding and facts.finding.blocks:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
+    serving = _serves(facts)
+    return replace(serving, message=_and(serving.message, facts.finding.message if facts.finding else ""))
+
+
+def _resolved(facts: ModelFacts) -> Verdict:
+    if facts.finding is None:
+        return Verdict("Resolved", "True", "Resolved", "all that it asks for is heeded")
+    told = not facts.finding.blocks
+    return Verdict("Resolved", "False", facts.finding.reason, facts.finding.message, alarming=told)
+
+
+def _serves(facts: ModelFacts) -> Verdict:
     if not facts.desired.replicas:
         return Verdict("Ready", "True", "ScaledToZero", "no replicas are wanted")
     serving = min(facts.serving, facts.desired.replicas)
