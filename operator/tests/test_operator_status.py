@@ -141,6 +141,19 @@ def test_a_rollout_of_which_no_pod_can_be_made_says_so_while_the_old_ones_serve(
     assert warnings == ["PodRefused"]
 
 
+def test_a_policy_with_a_time_zone_that_nobody_knows_says_so():
+    window = {"name": "day", "start": "08:00", "end": "18:00", "minReplicas": 1}
+    strange = make_policy(schedules=[{**window, "timeZone": "Europe/Atlantis"}])
+    found = statuses(ClusterSnapshot(policies=(strange,)))["AutoscalingPolicy", "steady"]
+    assert ready(found) == ("False", "TimeZoneUnknown")
+    assert found.condition("Ready").message == (
+        "there is no time zone Europe/Atlantis of window day, and UTC is taken instead; write the name of an IANA time "
+        "zone, such as Europe/Berlin"
+    )
+    known = make_policy(schedules=[{**window, "timeZone": "Europe/Berlin"}])
+    assert ready(statuses(ClusterSnapshot(policies=(known,)))["AutoscalingPolicy", "steady"]) == ("True", "Unused")
+
+
 def test_the_moment_of_a_transition_stays_until_the_status_changes():
     model = make_model(replicas=1)
     world = World(ClusterSnapshot((model,)), lag=3)

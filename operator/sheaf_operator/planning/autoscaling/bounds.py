@@ -41,7 +41,12 @@ def limits(policy: AutoscalingPolicySpec, facts: Facts, now: float) -> Limits:
     high = min(ceilings, default=policy.max_replicas)
     high = high if facts.high is None else min(high, facts.high)
     names = tuple(window.name for window in opened)
-    return Limits(min(low, high), high, names, tuple(w.name for w in policy.schedules if _zone(w.time_zone) is None))
+    return Limits(min(low, high), high, names, tuple(window.name for window in strange(policy)))
+
+
+def strange(policy: AutoscalingPolicySpec) -> list[Schedule]:
+    """The windows whose time zone nobody knows; they are read as UTC."""
+    return [window for window in policy.schedules if _zone(window.time_zone) is None]
 
 
 def next_change(policy: AutoscalingPolicySpec, now: float) -> float | None:
