@@ -81,8 +81,10 @@ class AutoscalingPolicySpec(ApiType):
         description="Value to hold for each replica: requests (Concurrency, where it is required) or share of capacity "
         "from 0 to 1 (QueuePressure). SLO needs none.",
     )
-    min_replicas: int = Field(default=1, ge=0, le=10_000, description="Never fewer replicas than this.")
-    max_replicas: int = Field(default=1, ge=1, le=10_000, description="Never more replicas than this.")
+    min_replicas: int = Field(
+        default=1, ge=0, le=10_000, description="Never fewer replicas than this; 0 goes with scaleToZero only."
+    )
+    max_replicas: int = Field(ge=1, le=10_000, description="Never more replicas than this.")
     scale_up: ScaleRule = Field(default_factory=ScaleRule, description="How fast replicas are added.")
     scale_down: ScaleDownRule = Field(default_factory=ScaleDownRule, description="How fast replicas are removed.")
     scale_to_zero: ScaleToZero | None = Field(
@@ -121,7 +123,7 @@ class AutoscalingPolicy(KubeObject):
     )
 
     kind: Literal["AutoscalingPolicy"] = Field(default="AutoscalingPolicy", description="AutoscalingPolicy.")
-    spec: AutoscalingPolicySpec = Field(default_factory=AutoscalingPolicySpec, description="How Models scale.")
+    spec: AutoscalingPolicySpec = Field(description="How Models scale.")
     status: AutoscalingPolicyStatus = Field(
         default_factory=AutoscalingPolicyStatus, description="What was observed of the AutoscalingPolicy."
     )

@@ -189,7 +189,7 @@ _RESOLVED = ("SLONotFound", "AutoscalingPolicyNotFound", "SLOMissing", "BoundsEx
 # What the reported ones need around them.
 AROUND: tuple[tuple[str, str, Object], ...] = (
     ("Model", "without-lora", emulated(replicas=0, lora={"slots": 0})),
-    ("AutoscalingPolicy", "follows-slo", {"signal": "SLO"}),
+    ("AutoscalingPolicy", "follows-slo", {"signal": "SLO", "maxReplicas": 2}),
     ("AutoscalingPolicy", "needs-three", {"signal": "Concurrency", "target": 1, "minReplicas": 3, "maxReplicas": 4}),
     ("Adapter", "older", GOOD["Adapter"]),
 )

@@ -12,7 +12,15 @@ AUTOSCALING = (
         _SPEC,
         "self.minReplicas <= self.maxReplicas",
         "minReplicas is above maxReplicas",
-        "lower minReplicas or raise maxReplicas (it is 1 where it is left out)",
+        "lower minReplicas or raise maxReplicas",
+        "minReplicas",
+    ),
+    Rule(
+        _KIND,
+        _SPEC,
+        "self.minReplicas > 0 || has(self.scaleToZero)",
+        "minReplicas 0 is never reached without scaleToZero",
+        "add scaleToZero, such as {after: 30m}, or set minReplicas to 1",
         "minReplicas",
     ),
     Rule(
