@@ -59,7 +59,7 @@ AUTOSCALING = (
         _WINDOW,
         "self.start != self.end",
         "the window closes when it opens",
-        "set end to another time than start; for whole days write 00:00 to 23:59",
+        "set end to another time than start; for whole days write 00:00 to 24:00",
         "end",
     ),
     Rule(

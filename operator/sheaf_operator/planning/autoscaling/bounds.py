@@ -2,7 +2,8 @@
 
 An open window's minReplicas and maxReplicas take the place of the policy's; of several the highest floor and the lowest
 ceiling count. The Model's own ceiling is the hardest, then its floor. A window belongs to the day on which it opens, in
-its own time zone: one from 22:00 to 06:00 on Fri is open on Saturday morning. Summer time is the time zone's own.
+its own time zone: one from 22:00 to 06:00 on Fri is open on Saturday morning, one from 22:00 to 24:00 is not. Summer
+time is the time zone's own.
 """
 
 from collections.abc import Iterable, Iterator
@@ -85,8 +86,8 @@ def _edges(window: Schedule, now: float) -> Iterator[float]:
 
 
 def _moments(today: datetime, text: str, zone: tzinfo) -> Iterable[float]:
-    hour, minute = int(text[:2]), int(text[3:])
-    days = (today.date() + timedelta(days=ahead) for ahead in range(-1, 3))
+    more, hour, minute = int(text[:2]) // 24, int(text[:2]) % 24, int(text[3:])
+    days = (today.date() + timedelta(days=ahead + more) for ahead in range(-1, 3))
     return (datetime(d.year, d.month, d.day, hour, minute, tzinfo=zone).timestamp() for d in days)
 
 
