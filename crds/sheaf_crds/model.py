@@ -200,7 +200,9 @@ class ModelAutoscaling(ApiType):
     policy: str = Field(default="", max_length=63, description="Name of the AutoscalingPolicy that decides.")
     desired_replicas: int = Field(default=0, ge=0, description="Replicas decided last.")
     cold_start: Duration | None = Field(
-        default=None, description="Time from a pod's creation until it serves, as pods showed."
+        default=None,
+        description="Time from a pod's creation until it serves, as pods showed; of the time without a node at most 5m "
+        "count, of the rest at most startupTimeout.",
     )
     season: Annotated[tuple[float, ...], Field(max_length=168)] = Field(
         default=(),

@@ -60,8 +60,14 @@ def floor_ahead(policy: AutoscalingPolicySpec, now: float, ahead_s: float) -> in
     """The highest floor of the windows that open within so many seconds: replicas take that long to start."""
     if ahead_s <= 0.0:
         return 0
-    coming = (window for window in policy.schedules if _open(window, now + ahead_s))
+    coming = (window for window in policy.schedules if _opens(window, now, now + ahead_s))
     return max((window.min_replicas or 0 for window in coming), default=0)
+
+
+def _opens(window: Schedule, now: float, until: float) -> bool:
+    """Whether it is open at some time from then on, however short."""
+    edges = (edge for edge in _edges(window, now) if now < edge < until)
+    return any(_open(window, time) for time in (until, *edges))
 
 
 def _open(window: Schedule, now: float) -> bool:
