@@ -127,7 +127,10 @@ class ModelSpec(ApiType):
     )
     engine: Engine = Field(default_factory=Engine, description="The program that runs the model.")
     accelerators: Annotated[tuple[Accelerator, ...], Field(max_length=8)] = Field(
-        default=(), description="Accelerators in order of preference; none: the model runs on CPU."
+        default=(),
+        description="Accelerators in order of preference, alternatives of one pod: those that differ from the first in "
+        "count, resource, image or environment are left out, as the condition Resolved says. None: the model runs on "
+        "CPU.",
     )
     lora: Lora = Field(default_factory=Lora, description="LoRA capacity of a replica.")
     replicas: int = Field(
