@@ -109,8 +109,8 @@ class Spot(ApiType):
         default=None,
         ge=0,
         le=100,
-        description="Spot replicas beyond those wanted, against losses. Default: as many as the installation's prices "
-        "make worth it, none where it knows no prices.",
+        description="Spot replicas beyond those wanted, against losses; at most as many as run on spot. Default: as "
+        "many as the installation's prices make worth it, none where it knows no prices.",
     )
 
 
@@ -127,7 +127,10 @@ class ModelSpec(ApiType):
     )
     engine: Engine = Field(default_factory=Engine, description="The program that runs the model.")
     accelerators: Annotated[tuple[Accelerator, ...], Field(max_length=8)] = Field(
-        default=(), description="Accelerators in order of preference; none: the model runs on CPU."
+        default=(),
+        description="Accelerators in order of preference, alternatives of one pod: those that differ from the first in "
+        "count, resource, image or environment are left out, as the condition Resolved says. None: the model runs on "
+        "CPU.",
     )
     lora: Lora = Field(default_factory=Lora, description="LoRA capacity of a replica.")
     replicas: int = Field(
@@ -200,7 +203,9 @@ class ModelAutoscaling(ApiType):
     policy: str = Field(default="", max_length=63, description="Name of the AutoscalingPolicy that decides.")
     desired_replicas: int = Field(default=0, ge=0, description="Replicas decided last.")
     cold_start: Duration | None = Field(
-        default=None, description="Time from a pod's creation until it serves, as pods showed."
+        default=None,
+        description="Time from a pod's creation until it serves, as pods showed; of the time without a node at most 5m "
+        "count, of the rest at most startupTimeout.",
     )
     season: Annotated[tuple[float, ...], Field(max_length=168)] = Field(
         default=(),

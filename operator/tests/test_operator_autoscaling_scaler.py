@@ -10,6 +10,7 @@ from operator_world import NOW, make_model, make_pod, make_policy
 from prometheus_client import CollectorRegistry, generate_latest
 from sheaf_crds import SLO, Model
 from sheaf_crds.agent_api import AgentState, EngineLoad
+from sheaf_crds.model import ModelAutoscaling
 from sheaf_crds.slo import SLOWindow
 from sheaf_operator.cluster.gateways import GatewayError, Gateways
 from sheaf_operator.cluster.kubernetes.gateway_calls import parsed, url_of
@@ -180,6 +181,33 @@ def test_cold_starts_are_learnt_from_pods_that_become_ready():
     scaler.observe(report(Demand(running=99, rate=1.0), NOW + 140), NOW + 140)
     assert index.scaling("m").record.cold_start == 60.0
     assert next(iter(scaler.standings())).demand.kv_use == 0.5
+
+
+@pytest.mark.parametrize(
+    ("without_node", "start", "learnt"), [(0, 40, 40.0), (180, 40, 220.0), (7200, 40, 340.0), (7200, 7200, 1200.0)]
+)
+def test_a_node_that_cannot_be_had_is_no_cold_start(without_node: float, start: float, learnt: float):
+    index, model = fleet()
+    scaler = Scaler(index, lambda _: SPEED)
+    starting = make_pod(model, "one", ready=False, phase="Pending", created_at=NOW, agent=None)
+    index.upsert(starting)
+    scaler.observe(report(asked(1.0)), NOW)
+    ready = replace(starting, ready=True, phase="Ready", scheduled_at=NOW + without_node)
+    index.upsert(ready)
+    then = NOW + without_node + start
+    scaler.observe(report(Demand(running=99, rate=1.0), then), then)
+    assert index.scaling("m").record.cold_start == learnt
+
+
+def test_what_was_learnt_by_an_older_version_is_bounded_too():
+    index, model = fleet("one")
+    window = {"name": "later", "start": "23:59", "end": "24:00", "minReplicas": 6}
+    index.upsert(make_policy(signal="Concurrency", target=10, maxReplicas=20, schedules=[window]))
+    record = ModelAutoscaling(policy="steady", desired_replicas=1, cold_start=40_000.0)
+    status = model.status.model_copy(update={"autoscaling": record})
+    index.upsert(model.model_copy(update={"status": status}))
+    Scaler(index, lambda _: SPEED).observe(report(Demand(running=1, rate=0.1)), NOW)
+    assert index.scaling("m").replicas == 1
 
 
 def test_an_slo_says_how_it_was_kept_at_most_once_a_minute_and_nothing_where_nobody_asks():

@@ -14,6 +14,7 @@ from operator_manifests import GPUS, MODELS, SETTINGS, all_containers, faults, m
 from pydantic import ValidationError
 from sheaf_operator.planning.manifest import ManifestError, PodSettings, pod_manifest, refusal
 from sheaf_operator.planning.manifest.containers import literal
+from sheaf_operator.planning.manifest.refusal import disregard
 
 
 def pod_of(settings: PodSettings | None = None, *, spot: bool = False, **spec: Any) -> dict[str, Any]:
@@ -267,6 +268,21 @@ def test_an_unknown_type_of_accelerator_is_refused_with_those_that_are_known():
         pod_of(accelerators=[{"type": "nvidia-l4"}, {"type": "nvidia-b200"}])
     assert caught.value.reason == "AcceleratorUnknown"
     assert "amd-mi300, nvidia-a10, nvidia-h100, nvidia-l4, not nvidia-b200" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "lost"),
+    [
+        ([], ""),
+        ([{"type": "nvidia-l4"}, {"type": "nvidia-a10"}], ""),
+        ([{"type": "nvidia-l4"}, {"type": "nvidia-a10", "count": 4}], "4 nvidia-a10: no alternative to 1 nvidia-l4"),
+        ([{"type": "nvidia-l4"}, {"type": "nvidia-h100"}], "1 nvidia-h100: no alternative to 1 nvidia-l4"),
+    ],
+)
+def test_accelerators_that_no_pod_asks_for_are_said(accelerators, lost):
+    said = disregard(template(accelerators=accelerators).spec, make_settings(accelerators=GPUS))
+    assert (said.message.split(", ")[0] if said else "") == lost
+    assert said is None or (said.reason == "AcceleratorDisregarded" and "; remove it" in said.message)
 
 
 def test_an_installation_without_an_engine_image_says_so():

@@ -128,6 +128,9 @@ def test_a_lower_number_of_replicas_lets_spares_and_pods_go():
     world = zones(3, overProvision=1)
     world.wait(40)
     assert len(world.pods) == 4
+    status = world.snapshot.models[0].status
+    assert status.condition("Ready").message == "3 of 3 replicas ready"
+    assert status.condition("Progressing").reason == "Complete"
     world.replace_model(make_model(replicas=1, spot={"policy": "Preferred", "overProvision": 0}))
     world.wait(90)
     assert len(world.pods) == 1

@@ -161,8 +161,9 @@ def _market_times(index: FleetIndex, family: _Family, now: float) -> list[float]
 
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
     slo = model.spec.slo_ref is not None and index.slo(model.spec.slo_ref.name) is not None
-    found = judge_model(model, index.adapter(model.name), policy, slo=slo)
-    return found if found and found.blocks else index.obstacle(model) or found
+    between = judge_model(model, index.adapter(model.name), policy, slo=slo)
+    found = [finding for finding in (between, index.obstacle(model)) if finding is not None]
+    return next((finding for finding in found if finding.blocks), found[0] if found else None)
 
 
 def _remove_orphans(orphans: Sequence[PodFacts], now: float) -> list[Action]:

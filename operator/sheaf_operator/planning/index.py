@@ -42,8 +42,8 @@ class FleetIndex:
 
     Args:
         settings_digest: stands for what the operator itself puts into pods; part of every template.
-        obstacle: why no pod can be made for a Model here (an accelerator that the settings do not know), None where
-            one can.
+        obstacle: why no pod can be made for a Model here (an accelerator that the settings do not know), or what of
+            it is not heeded; None where all is well.
         market: what is known of zones and prices.
     """
 

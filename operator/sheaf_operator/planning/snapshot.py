@@ -33,7 +33,8 @@ class PodFacts:
 
     `template_hash` is the hash of the PodTemplate that it was made from, `ended_at` when it failed for good (Unix
     seconds; 0: it did not, or nobody knows), `startup_limit` the seconds after which its engine is started again while
-    it does not answer (0: nobody knows).
+    it does not answer (0: nobody knows), `scheduled_at` when it found its node (Unix seconds; 0: not yet, or nobody
+    knows).
     """
 
     name: str
@@ -54,6 +55,7 @@ class PodFacts:
     notice: Notice | None = None
     ended_at: float = 0.0
     startup_limit: float = 0.0
+    scheduled_at: float = 0.0
 
     @property
     def draining(self) -> bool:

@@ -28,7 +28,7 @@ from sheaf_operator.cluster.protocol import ClusterError
 from sheaf_operator.planning import Action, Plan
 from sheaf_operator.planning.compose import plan_key
 from sheaf_operator.planning.index import FleetIndex, Key
-from sheaf_operator.planning.manifest.refusal import refusal
+from sheaf_operator.planning.manifest.refusal import disregard, refusal
 from sheaf_operator.planning.manifest.settings import PodSettings
 from sheaf_operator.planning.market.settings import MarketSettings
 from sheaf_operator.planning.refs import Finding
@@ -203,7 +203,10 @@ class KubernetesCluster:
 
     def _obstacle(self, model: Model) -> Finding | None:
         refused = refusal(model.spec, self.settings)
-        return Finding(refused.reason, refused.message) if refused else None
+        if refused:
+            return Finding(refused.reason, refused.message)
+        lost = disregard(model.spec, self.settings)
+        return Finding(lost.reason, lost.message, blocks=False) if lost else None
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

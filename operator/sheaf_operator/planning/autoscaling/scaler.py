@@ -20,6 +20,7 @@ from sheaf_operator.planning.scaling import Scaling
 from sheaf_operator.planning.snapshot import PodFacts
 
 COLD_START_S = 120.0
+NODE_S = 300.0
 WINDOWS_EVERY_S = 60.0
 PAUSE_S = 5.0
 QUIET_S = 15.0
@@ -94,7 +95,7 @@ class Scaler:
     def _decide(self, model: Model, policy: AutoscalingPolicy, reports: Reports, now: float) -> frozenset[Key]:
         pods = self._index.pods_of(model.name)
         known = self._recall(model)
-        self._learn(known, pods, now)
+        self._learn(known, pods, model.spec.startup_timeout, now)
         slo = self._index.slo(model.spec.slo_ref.name) if model.spec.slo_ref else None
         facts = self._facts(model, slo, pods, known.memory)
         known.demand = _with_pods(demand_of(model.name, reports, now), pods, _burn(slo, reports, now))
@@ -119,12 +120,12 @@ class Scaler:
             known = self._known[model.name] = _Known(model.metadata.uid, memory, record=model.status.autoscaling)
         return known
 
-    def _learn(self, known: _Known, pods: Iterable[PodFacts], now: float) -> None:
+    def _learn(self, known: _Known, pods: Iterable[PodFacts], longest_s: float, now: float) -> None:
         """Take the start of each pod that was seen starting and serves now."""
         pods = list(pods)
         for pod in pods:
             if pod.ready and pod.uid in known.starting and now > pod.created_at:
-                before, seen = known.memory.cold_start_s, now - pod.created_at
+                before, seen = known.memory.cold_start_s, _start_s(pod, longest_s, now)
                 learnt = seen if before is None else before + _LEARNING * (seen - before)
                 known.memory = replace(known.memory, cold_start_s=learnt)
         known.starting = frozenset(pod.uid for pod in pods if pod.live and not pod.ready)
@@ -139,7 +140,10 @@ class Scaler:
             ready=len(serving),
             speed=_with_cache(self._speed_of(model), serving),
             promise=promise(slo) if slo else None,
-            cold_start_s=self._cold_start_s if memory.cold_start_s is None else memory.cold_start_s,
+            cold_start_s=min(
+                self._cold_start_s if memory.cold_start_s is None else memory.cold_start_s,
+                spec.startup_timeout + NODE_S,
+            ),
         )
 
     def _record(self, known: _Known, policy: AutoscalingPolicy) -> ModelAutoscaling:
@@ -169,6 +173,12 @@ class Scaler:
         demands = (demand_of(model, reports, now) for model in self._index.models_under(slo.name))
         quiet = (demand.quiet_s for demand in demands if demand is not None)
         return min((seconds for seconds in quiet if seconds is not None), default=float("inf"))
+
+
+def _start_s(pod: PodFacts, longest_s: float, now: float) -> float:
+    """How long it took to start: adding a node belongs to it, hours without one do not."""
+    since = max(pod.scheduled_at, pod.created_at)
+    return min(now - since, longest_s) + min(since - pod.created_at, NODE_S)
 
 
 def _due(passed_s: float, quiet_s: float) -> bool:

@@ -84,8 +84,14 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
         spot=asked_spot or (node is not None and node.spot),
         agent=agent,
         notice=pod_notice(pod) or (node.notice if node else None),
+        scheduled_at=_scheduled_at(pod),
         startup_limit=_seconds(text(section(metadata, "annotations"), STARTUP_ANNOTATION)),
     )
+
+
+def _scheduled_at(pod: Mapping[str, Any]) -> float:
+    scheduled = _condition(pod, "PodScheduled")
+    return parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else 0.0
 
 
 def _seconds(written: str) -> float:
