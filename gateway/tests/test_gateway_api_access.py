@@ -21,6 +21,10 @@ KEYS = (
 )
 
 
+def limited_entry(key: str, per_minute: int, **more) -> str:
+    return entry("a", key, limits={"requestsPerMinute": per_minute}, **more)
+
+
 def bearer(key: str) -> dict:
     return {"authorization": f"Bearer {key}"}
 
@@ -100,11 +104,27 @@ async def test_keys_are_read_again_when_the_file_changes_and_kept_when_it_breaks
         (b"keys: [{name: a, sha256: " + b"0" * 64 + b"}]", "keys.0.tenant"),
         (("keys:\n" + entry("a", "same") + entry("b", "same")).encode(), "listed twice"),
         (("keys:\n" + entry("a", "x", scopes=["root"])).encode(), "keys.0.scopes"),
+        (("keys:\n" + limited_entry("x", 5) + limited_entry("y", 6)).encode(), "keys.1.limits.*'a' has other limits"),
+        (("keys:\n" + limited_entry("x", 5) + entry("a", "y")).encode(), "keys.1.limits.*'a' has other limits"),
+        (
+            ("keys:\n" + limited_entry("x", 5) + limited_entry("y", 5, tenant="free")).encode(),
+            "keys.1.tenant.*'a' has another tenant",
+        ),
     ],
 )
 def test_a_broken_keys_file_says_where(text, where):
     with pytest.raises(ValueError, match=where):
         read_keys(text)
+
+
+async def test_keys_of_one_name_share_its_limits(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 1}, keys="keys:\n" + limited_entry("k-old", 2) + limited_entry("k-new", 2))
+    keys = ("k-old", "k-new", "k-old")
+    assert [(await ask(world, "POST", CHAT, chat(), bearer(key)))[0] for key in keys] == [200, 200, 429]
+
+
+def test_keys_of_one_name_without_limits_may_be_of_different_tenants():
+    read_keys(("keys:\n" + entry("default", "x", "gold") + entry("default", "y", "free")).encode())
 
 
 async def test_an_empty_list_of_keys_lets_nobody_in(make_world, ask):  # noqa: F811
