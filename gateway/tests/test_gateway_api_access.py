@@ -1,12 +1,15 @@
 """Keys, scopes, tenants and limits: who may ask for what, how often, and what they are told otherwise."""
 
 import asyncio
+import difflib
 import hashlib
 import json
 
 import pytest
 from gateway_fixtures import adapter, ask, chat, make_world, model, replace, slo  # noqa: F401
-from sheaf_gateway.api.keys import read_keys
+from sheaf_gateway.api import asking
+from sheaf_gateway.api.keys import Caller, read_keys
+from sheaf_gateway.fleet.view import Fleet, Served
 
 CHAT = "/v1/chat/completions"
 
@@ -65,6 +68,27 @@ async def test_a_key_sees_only_its_models(world, ask):  # noqa: F811
     assert (await ask(world, "GET", "/v1/models/base", headers=bearer("k-one")))[0] == 404
     _, _, body = await ask(world, "POST", CHAT, chat("bas"), bearer("k-one"))
     assert "base" not in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("adapter-O4242", "adapter-04242"), ("dapter-07777", "adapter-07777"), ("pirte", "pirate")]
+)
+@pytest.mark.parametrize("models", [None, frozenset({"pirate", *(f"adapter-{n:05}" for n in range(0, 10_000, 101))})])
+def test_of_ten_thousand_names_the_nearest_is_told_after_few_comparisons(monkeypatch, asked, meant, models):
+    names = ["pirate", *(f"adapter-{number:05}" for number in range(10_000))]
+    fleet = Fleet(served={name: Served(name=name, model="base") for name in sorted(names)})
+    compared = []
+    ratio = difflib.SequenceMatcher.real_quick_ratio
+    monkeypatch.setattr(
+        difflib.SequenceMatcher, "real_quick_ratio", lambda self: compared.append(self.a) or ratio(self)
+    )
+    assert f"`{meant}`" in asking.unknown(asked, fleet, Caller(models=models)).message
+    assert len(compared) <= 32
+
+
+def test_a_name_that_the_caller_may_not_use_is_never_told():
+    fleet = Fleet(served={name: Served(name=name, model="base") for name in ("secret", "secrets")})
+    assert "secret`" not in asking.unknown("secre", fleet, Caller(models=frozenset({"other"}))).message
 
 
 async def test_management_needs_the_admin_scope_and_probes_need_nothing(world, ask):  # noqa: F811
