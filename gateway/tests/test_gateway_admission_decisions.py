@@ -377,6 +377,24 @@ def test_changed_limits_hold_at_once_and_running_requests_stay_counted():
     assert limits.check(new, 0.0, 0.0).limit == "max_concurrent"
 
 
+def test_changed_rates_leave_buckets_as_full_as_they_were():
+    limits = Limits()
+    few, many, none = limited(requests_per_minute=6), limited(requests_per_minute=600), limited(tokens_per_minute=60)
+    for _ in range(3):
+        limits.start(few, 0.0, 0.0)
+    assert [limits.take(many, 0.0, 0.0) for _ in range(300)] == [None] * 300
+    assert limits.take(many, 0.0, 0.0).retry_after == pytest.approx(0.1)
+    assert limits.take(few, 0.0, 0.0).retry_after == pytest.approx(10.0)
+    assert limits.take(none, 60.0, 0.0) is None
+    assert limits.take(few, 0.0, 0.0) is None
+
+
+def test_rates_that_change_with_every_request_are_not_unlimited():
+    limits = Limits()
+    rates = limited(requests_per_minute=5), limited(requests_per_minute=6)
+    assert sum(limits.take(rates[number % 2], 0.0, 0.0) is None for number in range(100)) in {5, 6}
+
+
 @QUICK
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5), st.floats(0, 300)), max_size=11), st.floats(0, 90))
 def test_what_was_heard_before_anybody_asked_counts_nearly_as_if_somebody_had(heard, wait):

@@ -13,7 +13,7 @@ import uuid
 import pytest
 from gateway_fixtures import ask, chat, make_world, model, slo  # noqa: F401
 from redis.asyncio import Redis
-from sheaf_gateway.api import shared
+from sheaf_gateway.api import pipeline, shared
 from sheaf_gateway.api.shared import LimitsUnavailable, SharedLimits, bounded
 from sheaf_gateway.fleet.view import Rate
 
@@ -233,6 +233,77 @@ async def test_what_ended_while_redis_was_away_is_settled_when_it_is_back(start_
     assert await limits.charge("4", bound, 0.0) is None
 
 
+@pytest.fixture
+async def detour(start_engine, server):
+    """A way to Redis whose answers take as long as it says."""
+
+    class Detour:
+        delay_s = 0.0
+
+    async def pass_on(reader, writer):
+        upstream, sink = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(copy(reader, sink, answers=False), copy(upstream, writer, answers=True))
+
+    async def copy(source, sink, *, answers):
+        while data := await source.read(1_048_576):
+            await asyncio.sleep(Detour.delay_s if answers else 0.0)
+            sink.write(data)
+        sink.close()
+
+    endpoint = await start_engine(pass_on)
+    Detour.url = f"redis://{endpoint.host}:{endpoint.port}/0"
+    return Detour
+
+
+async def test_a_burst_waits_for_its_turn_and_is_not_taken_for_a_failure(detour, prefix, make_limits):
+    limits = make_limits(detour.url, prefix=prefix, timeout_s=1.0)
+    bound = scope(requests_per_minute=300)
+    assert await asyncio.gather(*(limits.charge(f"w{n}", bound, 0.0) for n in range(4))) == [None] * 4
+    detour.delay_s = 0.2
+    answers = await asyncio.gather(*(limits.charge(str(n), bound, 0.0) for n in range(400)))
+    detour.delay_s = 0.0
+    assert 296 <= answers.count(None) <= 301
+    assert limits.failures == 0
+
+
+async def test_what_has_not_been_sent_when_redis_fails_does_not_wait_for_it_nor_is_it_owed(
+    server, prefix, make_limits, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "_BATCH", 2)
+    limits = make_limits(server.url, prefix=prefix, timeout_s=0.25)
+    bound = scope(requests_per_minute=300)
+    assert await limits.charge("0", bound, 0.0) is None
+    server.process.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    answers = await asyncio.gather(*(limits.charge(str(n), bound, 0.0) for n in range(1, 101)), return_exceptions=True)
+    assert time.monotonic() - started < 1.5
+    assert all(isinstance(answer, LimitsUnavailable) for answer in answers)
+    assert 1 <= len(limits._owed) == limits.failures <= 8
+    server.process.send_signal(signal.SIGCONT)
+
+
+async def test_what_waits_for_redis_is_bounded(server, prefix, make_limits, monkeypatch):
+    monkeypatch.setattr(pipeline, "_MAX_ASKED", 10)
+    limits = make_limits(server.url, prefix=prefix, timeout_s=1.0)
+    bound = scope(requests_per_minute=300)
+    answers = await asyncio.gather(*(limits.charge(str(n), bound, 0.0) for n in range(12)), return_exceptions=True)
+    assert answers[:10] == [None] * 10
+    assert [type(answer) for answer in answers[10:]] == [LimitsUnavailable] * 2
+    assert (limits.failures, len(limits._owed)) == (0, 0)
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(url, prefix, make_limits):
+    limits = make_limits(url, prefix=prefix)
+    bound = scope(requests_per_minute=2)
+    assert await limits.charge("1", bound, 0.0) is None
+    client = Redis.from_url(url)
+    await client.script_flush()
+    await client.aclose()
+    assert await limits.charge("2", bound, 0.0) is None
+    assert await limits.charge("3", bound, 0.0) is not None
+    assert limits.failures == 0
+
+
 async def test_a_call_is_settled_once_however_often_it_is_tried(url, prefix, make_limits):
     limits = make_limits(url, prefix=prefix)
     bound = scope(tokens_per_minute=600)
@@ -255,7 +326,7 @@ async def test_a_charge_that_comes_after_its_settlement_charges_nothing(url, pre
 
 async def test_a_stall_of_redis_leaves_no_leases_and_corrects_nothing_twice(server, prefix, make_limits):
     """What was sent before the stall runs after it, though nobody waits for its answer any more."""
-    limits = make_limits(server.url, prefix=prefix, timeout_s=0.05)
+    limits = make_limits(server.url, prefix=prefix, timeout_s=0.25)
     bound = scope(tokens_per_minute=600, max_concurrent=2)
     assert await limits.charge("1", bound, 600.0) is None
     server.process.send_signal(signal.SIGSTOP)
@@ -277,7 +348,7 @@ async def test_a_stall_of_redis_leaves_no_leases_and_corrects_nothing_twice(serv
 
 async def test_what_is_owed_is_settled_soon_though_nobody_asks(server, prefix, make_limits, monkeypatch):
     monkeypatch.setattr(shared, "_RETRY_S", 0.1)
-    limits = make_limits(server.url, prefix=prefix, timeout_s=0.05)
+    limits = make_limits(server.url, prefix=prefix, timeout_s=0.25)
     bound = scope(max_concurrent=1)
     assert await limits.charge("1", bound, 0.0) is None
     server.process.send_signal(signal.SIGSTOP)

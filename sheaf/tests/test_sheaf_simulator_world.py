@@ -69,6 +69,22 @@ def test_every_request_is_answered_once_and_paid_for():
     assert result.bill.money == pytest.approx(2 * result.seconds / 3600.0 * 7.0)
 
 
+@pytest.mark.parametrize(
+    ("limits", "least", "most"),
+    [({"requestsPerMinute": 10}, 20, 100), ({"tokensPerMinute": 1000}, 1, 20), ({}, 238, 238)],
+)
+def test_what_an_slo_lets_a_tenant_ask_bounds_its_requests(limits, least, most):
+    result = simulate([model(sloRef={"name": "fast"}), slo(limits=limits)], rate=4.0)
+    served = result.outcome.asked - result.outcome.refused
+    assert least <= served <= most
+
+
+def test_limits_that_nothing_reaches_change_nothing():
+    declared = [[model(sloRef={"name": "fast"}), slo(limits=limits)] for limits in ({}, {"maxConcurrent": 500})]
+    plain, wide = (figures("x", simulate(objects), bounds_of(objects)) for objects in declared)
+    assert plain == wide
+
+
 def test_a_cold_fleet_holds_or_refuses_until_its_pods_serve():
     result = simulate([model()], warm=False)
     assert result.samples[0].ready == 0

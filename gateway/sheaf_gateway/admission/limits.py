@@ -46,6 +46,11 @@ class _Account:
         self.requests = _bucket(rate.requests_per_minute, now)
         self.tokens = _bucket(rate.tokens_per_minute, now)
 
+    def change(self, rate: Rate, now: float) -> None:
+        self.rate = rate
+        self.requests = _bucket(rate.requests_per_minute, now, self.requests)
+        self.tokens = _bucket(rate.tokens_per_minute, now, self.tokens)
+
     def start(self, tokens: float, now: float) -> None:
         self.running += 1
         self.started += 1
@@ -179,8 +184,7 @@ class Limits:
             account = self._heard.open(scope, rate, now)
             self._make_room()
         elif account.rate != rate:
-            before, account = account, _Account(rate, now)
-            account.running, account.started, account.charged = before.running, before.started, before.charged
+            account.change(rate, now)
         self._accounts[scope] = account
         if self._stirred is not None:
             self._stirred.add(scope)
@@ -193,8 +197,11 @@ class Limits:
         self._accounts.pop(idle if idle is not None else next(iter(self._accounts)))
 
 
-def _bucket(per_minute: int | None, now: float) -> Bucket | None:
-    return None if per_minute is None else Bucket(float(per_minute), per_minute / 60.0, now)
+def _bucket(per_minute: int | None, now: float, before: Bucket | None = None) -> Bucket | None:
+    if per_minute is None:
+        return None
+    size = float(per_minute), per_minute / 60.0, now
+    return Bucket(*size) if before is None else before.resized(*size)
 
 
 def _refusal(scope: str, account: _Account, tokens: float, now: float, running: int) -> Refusal | None:

@@ -287,7 +287,8 @@ def _line(asked: Asked, record: Record) -> Line:
 
 def _to_stderr(data: bytes) -> None:
     stream = sys.stderr.buffer
-    stream.write(data)
+    if not stream.write(data):
+        raise BlockingIOError
     stream.flush()
 
 

@@ -21,13 +21,10 @@ from collections import deque
 from typing import cast
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 
 from sheaf_gateway.admission.limits import CONCURRENCY_RETRY, Limited, Refusal, ScopedRate
+from sheaf_gateway.api.pipeline import FAILURES, Argument, NotSentError, Pipeline
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +107,7 @@ return 0
 )
 
 
-_Debt = tuple[tuple[ScopedRate, ...], list[str | float | int]]
+_Debt = tuple[tuple[ScopedRate, ...], list[Argument]]
 
 
 class LimitsUnavailable(Exception):  # noqa: N818
@@ -129,17 +126,8 @@ class SharedLimits:
         self.failures = 0
         self._prefix = prefix
         self._timeout_s = timeout_s
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=64,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._client = Redis(connection_pool=self._pool)
-        self._charge = self._client.register_script(_CHARGE)
-        self._settle = self._client.register_script(_SETTLE)
+        self._pipeline = Pipeline(url, timeout_s=timeout_s)
+        self._charge, self._settle = self._pipeline.script(_CHARGE), self._pipeline.script(_SETTLE)
         self._away_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._owed: deque[_Debt] = deque(maxlen=_MAX_OWED)
@@ -173,18 +161,20 @@ class SharedLimits:
 
     async def close(self) -> None:
         """Let what is under way end, then close every connection."""
-        if self._later is not None:
-            self._later.cancel()
+        self._stop_later()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
-        await self._pool.disconnect()
+        self._stop_later()
+        await self._pipeline.close()
 
     def _owe(self, lease: str, scopes: tuple[ScopedRate, ...], correction: float, *, refund: bool) -> None:
         self._owed.append((scopes, [lease, correction, int(refund), int(_LEASE_S * 1000), *_rates(scopes)]))
 
-    def _repay_later(self) -> None:
+    def _stop_later(self) -> None:
         if self._later is not None:
             self._later.cancel()
+
+    def _repay_later(self) -> None:
+        self._stop_later()
         self._later = asyncio.get_running_loop().call_later(self._away_until - time.monotonic() + _SOON_S, self._repay)
 
     def _repay(self) -> None:
@@ -201,9 +191,7 @@ class SharedLimits:
                 self._owed.appendleft(debt)
                 return
 
-    async def _ask(
-        self, script: AsyncScript, scopes: tuple[ScopedRate, ...], arguments: list[str | float | int]
-    ) -> object:
+    async def _ask(self, script: AsyncScript, scopes: tuple[ScopedRate, ...], arguments: list[Argument]) -> object:
         now = time.monotonic()
         if now < self._away_until:
             raise LimitsUnavailable
@@ -211,10 +199,11 @@ class SharedLimits:
         if probing:
             self._away_until = now + _RETRY_S
         try:
-            async with asyncio.timeout(2 * self._timeout_s):
-                answer: object = await script(self._keys(scopes, str(arguments[0])), arguments)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._failed(error, now)
+            answer = await self._pipeline.run(script, self._keys(scopes, str(arguments[0])), arguments)
+        except NotSentError:
+            raise LimitsUnavailable from None
+        except FAILURES as error:
+            self._failed(error, time.monotonic())
             raise _Unanswered from None
         if probing:
             log.info("limits_shared_again", owed=len(self._owed))
@@ -226,7 +215,7 @@ class SharedLimits:
         self.failures += 1
         if self._away_until <= 0.0:
             log.warning("limits_not_shared", error=type(error).__name__, fail_open=self.fail_open)
-        self._away_until = now + self._timeout_s + _RETRY_S
+        self._away_until = now + _RETRY_S
         self._repay_later()
 
     def _keys(self, scopes: tuple[ScopedRate, ...], lease: str) -> list[str]:
@@ -237,7 +226,7 @@ class SharedLimits:
         return [*found, f"{{{self._prefix}}}:mark:{lease}"]
 
 
-def _rates(scopes: tuple[ScopedRate, ...]) -> list[str | float | int]:
+def _rates(scopes: tuple[ScopedRate, ...]) -> list[Argument]:
     return [bound or 0 for _, rate in scopes for bound in (getattr(rate, name) for name in _LIMITS)]
 
 
