@@ -8,6 +8,7 @@ budget, and each after a longer pause, so that streams which lost every engine n
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from sheaf_gateway.api.records import Attempt
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.usage import NOTHING, Usage
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
-from sheaf_gateway.continuation.journal import Journal
+from sheaf_gateway.continuation.journal import UNREADABLE, Journal
 from sheaf_gateway.continuation.notice import Progress
 from sheaf_gateway.continuation.plan import Decision, Ending, Refusal, Rest, decide
 from sheaf_gateway.continuation.wish import Wish, read_wish
@@ -105,7 +106,7 @@ class Continuing:
         """The stream will not end before its pod does: move it when it is its turn; until then it goes on."""
         if self._place is None and not self._starting and self._timer is None:
             mending, asked = self._core.mending, self._asked
-            self._place = mending.queue(asked.ask.model, self._move, batch=asked.door.batch)
+            self._place = mending.queue(asked.ask.model, lambda: self._in_turn(self._move), batch=asked.door.batch)
 
     def progress(self) -> Progress:
         """How far the stream is."""
@@ -113,9 +114,17 @@ class Continuing:
         events = call.relay.events if call.relay is not None else 0
         return Progress(events, call.streamed_s(), wish.limit if wish is not None else None)
 
+    def _in_turn(self, begin: Callable[[], None]) -> None:
+        """Its turn has come: begin, or end so that the turn is given back."""
+        self._place, self._starting = None, True
+        try:
+            begin()
+        except Exception:
+            log.exception("continuation_broke_off", request_id=self._call.record.request_id)
+            self._call.break_off("undecided")
+
     def _move(self) -> None:
         decision = self._decide()
-        self._place, self._starting = None, True
         if isinstance(decision, Rest):
             self._leave(_MOVED)
             self._adopt(decision)
@@ -159,6 +168,13 @@ class Continuing:
     # Deciding.
 
     def _decide(self) -> Decision:
+        try:
+            return self._decided()
+        except Exception:
+            log.exception("continuation_undecided", request_id=self._call.record.request_id)
+            return Refusal("unreadable")
+
+    def _decided(self) -> Decision:
         mending, call = self._core.mending, self._call
         if call.finished or self.journal.full:
             return Refusal("journal_full")
@@ -174,7 +190,7 @@ class Continuing:
         if self._known is None:
             try:
                 self._known = read_wish(self._asked.request.body, self._asked.route.target)
-            except (AttributeError, TypeError, ValueError, KeyError):
+            except UNREADABLE:
                 return None
         return self._known
 
@@ -190,12 +206,9 @@ class Continuing:
 
     def _queue(self) -> None:
         self._timer = None
-        self._place = self._core.mending.queue(self._asked.ask.model, self.turn, batch=self._asked.door.batch)
-
-    def turn(self) -> None:
-        """It may begin now, where there is a pod."""
-        self._place, self._starting = None, True
-        self._choose()
+        self._place = self._core.mending.queue(
+            self._asked.ask.model, lambda: self._in_turn(self._choose), batch=self._asked.door.batch
+        )
 
     def _choose(self) -> None:
         core, call = self._core, self._call

@@ -2,7 +2,8 @@
 continuation from the middle wrong, which make any wrong.
 
 Fields that are known to be carried are carried; fields that are known to mean nothing after the prompt was rendered are
-left out; whatever else is set makes the generation one that can only be repeated whole.
+left out; whatever else is set makes the generation one that can only be repeated whole. Engines read numbers out of
+strings (`"min_tokens": "3"`), so what is computed with here is read as they do.
 """
 
 from typing import Any
@@ -76,45 +77,76 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     whole: str
 
 
+class _Read(msgspec.Struct):
+    """The fields that are computed with, as engines read them."""
+
+    temperature: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    include_stop_str_in_output: bool | None = None
+    return_token_ids: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Any] | None = None
+
+
+class _ReadChat(_Read):
+    """Chats say whether they want log probabilities."""
+
+    logprobs: bool | None = None
+
+
+class _ReadText(_Read):
+    """Text completions say how many."""
+
+    logprobs: int | None = None
+
+
 def read_wish(body: bytes, path: str) -> Wish:
-    """The wish of a request body that was parsed well before."""
+    """The wish of a request body that was parsed well before.
+
+    Raises:
+        Exception: One of `journal.UNREADABLE`, where a field is of a type that it cannot have.
+    """
     asked: dict[str, Any] = msgspec.json.decode(body)
     chat = path == CHAT
-    temperature = asked.get("temperature")
-    logprobs = asked.get("logprobs")
+    kind: type[_ReadChat | _ReadText] = _ReadChat if chat else _ReadText
+    read = msgspec.convert(asked, kind, strict=False)
     return Wish(
         chat=chat,
         fields={name: asked[name] for name in _CARRIED if asked.get(name) is not None},
-        greedy=temperature is not None and temperature < 1e-5,
+        greedy=read.temperature is not None and read.temperature < 1e-5,
         seeded=asked.get("seed") is not None,
-        penalised=bool(asked.get("presence_penalty") or asked.get("frequency_penalty")),
+        penalised=bool(read.presence_penalty or read.frequency_penalty),
         held=max((len(stop) - 1 for stop in _stops(asked)), default=0),
-        includes=bool(asked.get("include_stop_str_in_output")),
-        limit=_limit(asked, chat=chat),
-        least=asked.get("min_tokens") or 0,
-        shows_tokens=bool(asked.get("return_token_ids")) or (logprobs is not None and logprobs is not False),
-        logprobs=None if chat else logprobs,
-        never=_never(asked),
+        includes=bool(read.include_stop_str_in_output),
+        limit=_limit(read, chat=chat),
+        least=read.min_tokens or 0,
+        shows_tokens=bool(read.return_token_ids) or (read.logprobs is not None and read.logprobs is not False),
+        logprobs=read.logprobs if isinstance(read, _ReadText) else None,
+        never=_never(asked, read.n),
         whole=_whole(asked, chat=chat),
     )
 
 
 def _stops(asked: dict[str, Any]) -> list[str]:
     stop = asked.get("stop") or []
-    return [stop] if isinstance(stop, str) else stop
+    return [stop] if isinstance(stop, str) else msgspec.convert(stop, list[str])
 
 
-def _limit(asked: dict[str, Any], *, chat: bool) -> int | None:
+def _limit(read: _Read, *, chat: bool) -> int | None:
     if not chat:
-        return _NO_LIMIT if asked.get("max_tokens") is None else int(asked["max_tokens"])
-    both = (asked.get("max_completion_tokens"), asked.get("max_tokens"))
-    return next((int(limit) for limit in both if limit is not None), None)
+        return _NO_LIMIT if read.max_tokens is None else read.max_tokens
+    return read.max_tokens if read.max_completion_tokens is None else read.max_completion_tokens
 
 
-def _never(asked: dict[str, Any]) -> str:
+def _never(asked: dict[str, Any], copies: int | None) -> str:
     prompt = asked.get("prompt")
     several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int) and len(prompt) > 1
-    if several or (asked.get("n") or 1) > 1:
+    if several or (copies or 1) > 1:
         return "several_choices"
     return next((why for name, why in _NEVER.items() if asked.get(name)), "")
 

@@ -1,0 +1,77 @@
+"""A stream that is continued ends in bounded time and gives its turn back, whatever was asked and whatever engines do."""
+
+import asyncio
+import time
+
+import gateway_dying_fleet
+import pytest
+from gateway_dying_fleet import CHAT, Fleet, boundary, plain, quiet, whole
+from gateway_fixtures import ask, make_world  # noqa: F401
+from gateway_token_engine import TokenEngine, read
+from sheaf_gateway.api import continuing
+
+
+@pytest.fixture
+def lenient(monkeypatch):
+    """Engines that read numbers out of strings."""
+
+    class Lenient(TokenEngine):
+        def events(self, path, body):
+            return super().events(path, {**body, "min_tokens": int(body.get("min_tokens", 0))})
+
+    monkeypatch.setattr(gateway_dying_fleet, "TokenEngine", Lenient)
+
+
+async def test_a_number_in_a_string_does_not_hang_a_lost_stream(make_world, ask, lenient):  # noqa: F811
+    world = await make_world()
+    body = plain(min_tokens="3")
+    fleet = Fleet(world, [boundary(CHAT, plain(), 9)])
+    _, _, got = await asyncio.wait_for(ask(world, "POST", CHAT, body), 5)
+    assert read(got) == whole(CHAT, plain())
+    assert len(fleet.answers) == 2
+    await quiet(world)
+
+
+@pytest.fixture
+def undecidable(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(continuing, "decide", fail)
+
+
+async def test_a_decision_that_fails_is_a_refusal(make_world, ask, undecidable):  # noqa: F811
+    world = await make_world()
+    Fleet(world, [boundary(CHAT, plain(), 9)])
+    _, _, got = await asyncio.wait_for(ask(world, "POST", CHAT, plain()), 5)
+    assert b"stream_interrupted" in got
+    await quiet(world)
+
+
+async def test_turns_come_back_from_streams_that_cannot_be_decided(make_world, ask, undecidable):  # noqa: F811
+    world = await make_world(limits={"startingPerPod": 1})
+    fleet = Fleet(world, [], pause=0.02)
+    asking = [asyncio.create_task(ask(world, "POST", CHAT, plain(max_tokens=60))) for _ in range(4)]
+    mending = world.gateway.inference.mending
+    await world.until(lambda: sum(map(len, mending.streams.values())) == 4)
+    place = [engine.name for engine in world.engines].index(fleet.names[0])
+    world.agents[place].draining, world.agents[place].deadline = True, time.time() + 0.2
+    world.agents[place].changed()
+    answers = await asyncio.gather(*asking)
+    assert all(read(got)["finish"] for _, _, got in answers)
+    assert mending._pacings == {}
+    await quiet(world)
+
+
+async def test_a_turn_that_breaks_off_is_given_back(make_world, ask, monkeypatch):  # noqa: F811
+    world = await make_world(limits={"startingPerPod": 1})
+    Fleet(world, [boundary(CHAT, plain(), 9)] * 2)
+
+    def fail(_stream):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(continuing.Continuing, "_choose", fail)
+    answers = await asyncio.wait_for(asyncio.gather(*(ask(world, "POST", CHAT, plain()) for _ in range(2))), 5)
+    assert all(b"stream_interrupted" in got for _, _, got in answers)
+    await world.until(lambda: world.gateway.inference.mending._pacings == {})
+    await quiet(world)
