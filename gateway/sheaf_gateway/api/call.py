@@ -245,9 +245,19 @@ class Call(Attempts):
         self.break_off(reason)
 
     def _bill(self, events: int) -> None:
-        """Charge the tenant for what was streamed so far; an event of a stream is about a token."""
+        """Charge the tenant for what was streamed so far; an event is a token at least."""
         self._bill_at = events + _BILL_EVERY
-        self._core.admission.produced(self._entry.door, float(events))
+        told = self.continuing.journal.about() if self.continuing is not None else 0
+        self._core.admission.produced(self._entry.door, float(max(events, told)))
+
+    def produced(self) -> int:
+        """Tokens streamed so far, where the engine tells their ids; else events."""
+        events = self.relay.events if self.relay is not None else 0
+        if self.continuing is None:
+            return events
+        journal = self.continuing.journal
+        told = journal.tokens()
+        return told if told and not journal.full else max(told, events)
 
     def _first_byte(self) -> EventRelay:
         now = self._last_at = self._core.now()
@@ -341,14 +351,14 @@ class Call(Attempts):
 
     def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
         self.finished = True
+        produced = self.produced()
         if self.continuing is not None:
             self.continuing.close()
             self.continuing = None
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
-        events = self.relay.events if self.relay is not None else 0
-        ending = Ending(usage, events, self._opened_at, self._last_at)
+        ending = Ending(usage, produced, self._opened_at, self._last_at)
         entry = self._entry
         del self._entry
         entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))

@@ -111,8 +111,7 @@ class Continuing:
     def progress(self) -> Progress:
         """How far the stream is."""
         wish, call = self._wish(), self._call
-        events = call.relay.events if call.relay is not None else 0
-        return Progress(events, call.streamed_s(), wish.limit if wish is not None else None)
+        return Progress(call.produced(), call.streamed_s(), wish.limit if wish is not None else None)
 
     def _in_turn(self, begin: Callable[[], None]) -> None:
         """Its turn has come: begin, or end so that the turn is given back."""
@@ -160,7 +159,7 @@ class Continuing:
     def close(self) -> None:
         """The call is over, however it went."""
         if self._call.record.error is None and self._call.relay is not None:
-            self._core.mending.ended(self._asked.ask.model, self._call.relay.events)
+            self._core.mending.ended(self._asked.ask.model, self._call.produced())
         self._stop()
         self._core.mending.leave(self)
         self.journal.close()
