@@ -16,6 +16,7 @@ from sheaf_gateway.api.answers import (
     answer_headers,
     answer_lines,
     ends_well,
+    fault,
     is_answer,
     is_object,
     is_stream,
@@ -32,7 +33,7 @@ from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
-from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
+from sheaf_gateway.continuation.chunks import asking_for_ids
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.relay import content_length
@@ -205,14 +206,12 @@ class Call(Attempts):
         if self.relay is None and not may_begin(data):
             self._bad("bad_response", failures.garbage())
             return
+        if self.relay is None and fault(data) == 0:
+            self._bad("engine_error", failures.engine_status(500))
+            return
         relay, self._last_at = self.relay or self._first_byte(), self._core.now()
-        if self.continuing is not None and (start := data.find(ERROR)) >= 0:
-            relay.feed(data[:start])
-            data = data[start:]
-            if self.continuing.take_over("engine_error"):
-                return
         if not relay.feed(data, self._last_at):
-            self._garbled("bad_response")
+            self._garbled(relay.wrong)
         elif relay.events >= self._bill_at:
             self._bill(relay.events)
 
