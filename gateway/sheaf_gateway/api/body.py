@@ -5,10 +5,15 @@ The body is forwarded byte for byte, so nothing here is written back. Of a repea
 as in the engines. `prompt` is what the engine will render: to the byte where the Model's form is known and covers
 the request (see `routing.form`), else in canonical bytes (see `routing.prefix`): tools, then role and content by
 message.
+
+What reading costs goes by strings, objects and arrays rather than by bytes, and nobody else is served meanwhile, so
+their number is bounded before anything is read. A body that is too small to hold so many is not looked at, and a long
+one only where it has as many quotes or brackets, for a text may have them too.
 """
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -19,6 +24,8 @@ from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.prefix import render
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ITEM = re.compile(rb'[\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MAX_ITEMS = 131_072
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?([^`]*)`)?$", re.DOTALL)
@@ -187,6 +194,8 @@ def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], F
         ApiError: 400, naming what is wrong and where.
     """
     _check_text(raw)
+    if len(raw) > 2 * _MAX_ITEMS:
+        _check_items(raw)
     try:
         found = decode(raw)
     except RecursionError:
@@ -226,6 +235,14 @@ def _check_text(raw: bytes) -> None:
     except UnicodeDecodeError as error:
         message = f"The request body is not valid UTF-8 at byte {error.start}."
         raise ApiError(400, "invalid_utf8", message) from None
+
+
+def _check_items(raw: bytes) -> None:
+    if raw.count(b'"') <= _MAX_ITEMS and not _opens_more(raw, _MAX_ITEMS // 2):
+        return
+    if sum(1 for _ in islice(_ITEM.finditer(raw), _MAX_ITEMS + 1)) > _MAX_ITEMS:
+        message = f"The request body has more than {_MAX_ITEMS} strings, objects and arrays; send fewer of them."
+        raise ApiError(400, "body_too_complex", message)
 
 
 def _check_depth(raw: bytes, max_depth: int) -> None:
