@@ -5,10 +5,12 @@ the call as if the first engine had gone on: billing, metrics and the journal se
 
 The first attempt after a loss is made at once. Those after it are retries like all others: within the gateway's retry
 budget, and each after a longer pause, so that streams which lost every engine neither storm them nor give up early.
+Whatever it waits for (a turn, a pod, an adapter, the first event), the gap that the client sees is bounded.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -115,6 +117,7 @@ class Continuing:
 
     def _in_turn(self, begin: Callable[[], None]) -> None:
         """Its turn has come: begin, or end so that the turn is given back."""
+        self._stop_timer()
         self._place, self._starting = None, True
         try:
             begin()
@@ -195,16 +198,28 @@ class Continuing:
 
     # Waiting for a turn and a pod.
 
+    def _left(self) -> float:
+        """Seconds until the stream must go on."""
+        return max(0.0, self._deadline - self._core.now())
+
+    def _wait_no_longer(self) -> None:
+        """Give up at the deadline, unless what is waited for comes before."""
+        self._timer = self._core.loop.call_later(self._left(), self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._core.mending.refused("too_late")
+        self._call.break_off("too_late")
+
     def _pause(self) -> None:
         if self._fruitless > 1:
-            left = max(0.0, self._deadline - self._core.now())
-            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, left)
+            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, self._left())
             self._timer = self._core.loop.call_later(seconds, self._queue)
         else:
             self._queue()
 
     def _queue(self) -> None:
-        self._timer = None
+        self._wait_no_longer()
         self._place = self._core.mending.queue(
             self._asked.ask.model, lambda: self._in_turn(self._choose), batch=self._asked.door.batch
         )
@@ -249,12 +264,14 @@ class Continuing:
         call.record.attempts[-1].loaded_adapter = True
         call.loading = asyncio.ensure_future(self._core.loader.load(pod, self._asked.served.name))
         call.loading.add_done_callback(self._loaded)
+        self._wait_no_longer()
 
     def _loaded(self, task: asyncio.Future[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if self._call.finished or self._call.loading is not task:
             return
         self._call.loading = None
+        self._stop_timer()
         if error is not None or task.cancelled():
             self._failed("load_failed")
         else:
@@ -274,7 +291,8 @@ class Continuing:
             return
         self._joiner = Joiner(self.journal.sent(), wish, rest)
         call.ticket = core.router.sent(asked.ask, call.record.attempts[-1].decision, call.pod, core.now())
-        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
+        timeouts = replace(core.stream_timeouts, first_byte_s=min(core.stream_timeouts.idle_s, self._left()))
+        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=timeouts)
         if not call.responder.writable:
             call.exchange.pause()
 
@@ -353,14 +371,17 @@ class Continuing:
         if self._call.loading is not None:
             self._call.loading.cancel()
             self._call.loading = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._place is not None:
             self._core.mending.give_up(self._asked.ask.model, self._place)
             self._place = None
         if not keep_turn:
             self._started()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _log(self, event: str, reason: str, refusal: str) -> None:
         call = self._call
