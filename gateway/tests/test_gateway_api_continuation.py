@@ -64,6 +64,19 @@ async def test_token_ids_are_for_those_who_ask(make_world, ask):  # noqa: F811
     assert len(read(got)["tokens"]) == 40
 
 
+@pytest.mark.parametrize(
+    "more", [{"messages": [{"role": "user", "content": "return_token_ids"}]}, {"return_token_ids": False}]
+)
+async def test_who_only_mentions_token_ids_or_wants_none_has_an_unbroken_stream(make_world, ask, more):  # noqa: F811
+    world = await make_world()
+    body = {**plain(), **more}
+    fleet = Fleet(world, [boundary(CHAT, body, 9)])
+    _, _, got = await ask(world, "POST", CHAT, body)
+    assert read(got) == whole(CHAT, body)
+    assert len(fleet.answers) == 2
+    assert b'token_ids":[' not in got
+
+
 async def test_a_continuation_asks_for_the_rest_only(make_world, ask):  # noqa: F811
     world = await make_world()
     body = plain(min_tokens=12, logit_bias={"3": 1}, user="me", stream_options={"include_usage": True})

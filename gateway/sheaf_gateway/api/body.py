@@ -30,13 +30,15 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?([^`]*)`)?$", re.DOTALL)
 _NO_TOOLS = frozenset({b"", b"[]", b"null"})
+_FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 _TOKEN_FIELDS_MAX = 2**31 - 1
 
 
 class Parsed(msgspec.Struct, frozen=True):
     """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given; `flex`
     says that the caller asked for `service_tier: flex`, which may wait for others; `exact` that `prompt` is what the
-    engine will compute, to the byte; `streams` that one choice is to be streamed."""
+    engine will compute, to the byte; `streams` that one choice is to be streamed; `ids` that the caller gets token
+    ids."""
 
     model: str
     prompt: bytes
@@ -45,6 +47,7 @@ class Parsed(msgspec.Struct, frozen=True):
     flex: bool = False
     exact: bool = False
     streams: bool = False
+    ids: bool = False
 
     def prompt_tokens(self) -> float:
         """Tokens of the prompt, by its size."""
@@ -60,6 +63,7 @@ class _Base(msgspec.Struct):
     stream: bool | None = None
     n: int | None = None
     service_tier: Any = None
+    return_token_ids: Any = None
 
     def parts(self) -> list[bytes]:
         return []
@@ -209,7 +213,21 @@ def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], F
     exact = None if form is None else found.rendered(form)
     prompt, flex = _rendered(found) if exact is None else exact, found.service_tier == "flex"
     streams = bool(found.stream) and (found.n or 1) == 1
-    return Parsed(found.model, prompt, _max_tokens(found), len(raw), flex, exact is not None, streams)
+    return Parsed(
+        found.model,
+        prompt,
+        _max_tokens(found),
+        len(raw),
+        flex,
+        exact is not None,
+        streams,
+        _is_true(found.return_token_ids),
+    )
+
+
+def _is_true(value: Any) -> bool:
+    """Whether an engine takes this for true, or refuses it."""
+    return bool(value) and not (isinstance(value, str) and value.lower() in _FALSE)
 
 
 def _rendered(found: _Base) -> bytes:

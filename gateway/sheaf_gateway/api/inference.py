@@ -191,7 +191,7 @@ class Inference:
             b"%bx-request-id: %b\r\n" % (head.lines, sent_id.encode("ascii")),
             seat.salt,
             continues,
-            continues and b'"return_token_ids"' in request.body,
+            continues and parsed.ids,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:
