@@ -54,3 +54,17 @@ def test_numbers_in_strings_are_read_as_engines_do():
 def test_what_no_engine_takes_is_unreadable(more):
     with pytest.raises(UNREADABLE):
         wish_of(**more)
+
+
+@pytest.mark.parametrize(
+    "more", [{"watermarking": False}, {"thinking_token_budget": 0}, {"new": False}, {"bad_words": ["x"]}]
+)
+def test_a_field_that_is_false_may_mean_something(more):
+    assert wish_of(**more).whole == "parameter"
+
+
+@pytest.mark.parametrize(
+    "more", [{"watermarking": None}, {"length_penalty": 1}, {"echo": False}, {"top_logprobs": 0}, {"bad_words": []}]
+)
+def test_a_field_that_is_what_it_is_by_itself_means_nothing(more):
+    assert (wish_of(**more).whole, wish_of(**more).never) == ("", "")

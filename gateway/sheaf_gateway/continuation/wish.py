@@ -2,7 +2,8 @@
 continuation from the middle wrong, which make any wrong.
 
 Fields that are known to be carried are carried; fields that are known to mean nothing after the prompt was rendered are
-left out; whatever else is set makes the generation one that can only be repeated whole. Engines read numbers out of
+left out; whatever else is set, to false or nought too, and not to what it is by itself (`_NEUTRAL`), makes the
+generation one that can only be repeated whole. Engines read numbers out of
 strings (`"min_tokens": "3"`), so what is computed with here is read as they do.
 """
 
@@ -53,6 +54,24 @@ _NEVER = {
     "kv_transfer_params": "kv_transfer",
     "ec_transfer_params": "kv_transfer",
     "prompt_logprobs": "prompt_logprobs",
+}
+_NEUTRAL: dict[str, Any] = {
+    "bad_words": [],
+    "echo": False,
+    "ec_transfer_params": {},
+    "kv_transfer_params": {},
+    "length_penalty": 1.0,
+    "logprob_token_ids": [],
+    "media_io_kwargs": {},
+    "mm_processor_kwargs": {},
+    "prompt_embeds": [],
+    "return_prompt_text": False,
+    "routed_experts_prompt_start": 0,
+    "structured_outputs": {},
+    "suffix": "",
+    "top_logprobs": 0,
+    "use_beam_search": False,
+    "vllm_xargs": {},
 }
 _NO_LIMIT = 16
 
@@ -162,8 +181,8 @@ def _whole(asked: dict[str, Any], *, chat: bool) -> str:
     if any(_is_mixed(message) for message in asked.get("messages") or ()):
         return "multimodal"
     passed = {*_CARRIED, *_RENDERED, "tools", "tool_choice", "response_format", "logprobs"}
-    odd = sorted(name for name, value in asked.items() if value and name not in passed)
-    return "parameter" if odd else ""
+    set_to = {name: value for name, value in asked.items() if value is not None and name not in passed}
+    return "parameter" if any(value != _NEUTRAL.get(name) for name, value in set_to.items()) else ""
 
 
 def _is_mixed(message: dict[str, Any]) -> bool:
