@@ -1,6 +1,7 @@
 """A stream whose engine is lost goes on from another one, on real sockets; the books see one stream."""
 
 import asyncio
+import hashlib
 import json
 
 import pytest
@@ -89,6 +90,18 @@ async def test_a_continuation_asks_for_the_rest_only(make_world, ask):  # noqa: 
     assert asked["min_tokens"] == 12 - (40 - asked["max_tokens"])
     assert (asked["logit_bias"], asked["user"], asked["temperature"]) == ({"3": 1}, "me", 0)
     assert "messages" not in asked
+
+
+@pytest.mark.parametrize("tenant", ["", "gold"])
+async def test_the_rest_is_cached_for_whom_the_beginning_was(make_world, ask, tenant):  # noqa: F811
+    entry = {"name": "ci", "tenant": tenant, "sha256": hashlib.sha256(b"sk").hexdigest()}
+    world = await make_world(keys=json.dumps({"keys": [entry]}) if tenant else None)
+    body = plain(cache_salt="of-the-caller")
+    fleet = Fleet(world, [boundary(CHAT, body, 9)])
+    await ask(world, "POST", CHAT, body, {"authorization": "Bearer sk"})
+    (_, first), (_, second) = fleet.answers
+    assert first.json["cache_salt"] == second.json["cache_salt"]
+    assert (second.json["cache_salt"] == "of-the-caller") == (not tenant)
 
 
 @pytest.mark.parametrize(

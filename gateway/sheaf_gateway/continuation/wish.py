@@ -31,6 +31,7 @@ _CARRIED = (
     "spaces_between_special_tokens",
     "logit_bias",
     "allowed_token_ids",
+    "cache_salt",
     "priority",
     "session_id",
     "user",
@@ -42,7 +43,7 @@ _RENDERED = frozenset(
     {
         *("messages", "prompt", "stream", "n", "max_tokens", "max_completion_tokens", "min_tokens", "return_token_ids"),
         *("add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template", "documents"),
-        *("chat_template_kwargs", "truncate_prompt_tokens", "truncation_side", "reasoning_effort", "cache_salt"),
+        *("chat_template_kwargs", "truncate_prompt_tokens", "truncation_side", "reasoning_effort"),
         *("request_id", "service_tier", "metadata", "store", "prompt_cache_key", "safety_identifier"),
         *("parallel_tool_calls", "include_reasoning", "return_token_offsets", "mm_payload", "best_of"),
     }
