@@ -85,6 +85,24 @@ async def test_a_kept_connection_closed_meanwhile_is_replaced_without_the_caller
     assert len(served) == 2
 
 
+async def test_a_kept_connection_that_is_closed_later_may_have_begun_the_work(start_engine, make_pool):
+    requests = []
+
+    async def script(reader, writer):
+        requests.append(await read_request(reader))
+        writer.write(OK)
+        requests.append(await read_request(reader))
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    pool, endpoint = make_pool(limits=PoolLimits(stale_s=0.02)), await start_engine(script)
+    await fetch(pool, endpoint)
+    with pytest.raises(ResetBeforeHead) as caught:
+        await fetch(pool, endpoint)
+    assert (caught.value.retry_safe, caught.value.delivered) == (True, True)
+    assert len(requests) == 2
+
+
 async def test_a_request_is_sent_again_once_and_never_on_a_new_connection(start_engine, make_pool):
     requests = []
 

@@ -16,6 +16,7 @@ from sheaf_gateway.api.answers import (
     answer_headers,
     answer_lines,
     ends_well,
+    fault,
     is_answer,
     is_object,
     is_stream,
@@ -32,7 +33,7 @@ from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
-from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
+from sheaf_gateway.continuation.chunks import asking_for_ids
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.relay import content_length
@@ -208,6 +209,9 @@ class Call(Attempts):
         if self.relay is None and not may_begin(data):
             self._bad("bad_response", failures.garbage())
             return
+        if self.relay is None and fault(data) == 0:
+            self._bad("engine_error", failures.engine_status(500))
+            return
         relay, now = self.relay or self._first_byte(), self._core.now()
         self._last_at = now
         ticket = self.ticket
@@ -216,13 +220,8 @@ class Call(Attempts):
                 self._core.router.heard(ticket, now)
             else:
                 ledger.heard_at = now
-        if self.continuing is not None and (start := data.find(ERROR)) >= 0:
-            relay.feed(data[:start])
-            data = data[start:]
-            if self.continuing.take_over("engine_error"):
-                return
         if not relay.feed(data, self._last_at):
-            self._garbled("bad_response")
+            self._garbled(relay.wrong)
         elif relay.events >= self._bill_at:
             self._bill(relay.events)
 
@@ -255,9 +254,19 @@ class Call(Attempts):
         self.break_off(reason)
 
     def _bill(self, events: int) -> None:
-        """Charge the tenant for what was streamed so far; an event of a stream is about a token."""
+        """Charge the tenant for what was streamed so far; an event is a token at least."""
         self._bill_at = events + _BILL_EVERY
-        self._core.admission.produced(self._entry.door, float(events))
+        told = self.continuing.journal.about() if self.continuing is not None else 0
+        self._core.admission.produced(self._entry.door, float(max(events, told)))
+
+    def produced(self) -> int:
+        """Tokens streamed so far, where the engine tells their ids; else events."""
+        events = self.relay.events if self.relay is not None else 0
+        if self.continuing is None:
+            return events
+        journal = self.continuing.journal
+        told = journal.tokens()
+        return told if told and not journal.full else max(told, events)
 
     def _first_byte(self) -> EventRelay:
         now = self._last_at = self._core.now()
@@ -353,14 +362,14 @@ class Call(Attempts):
 
     def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
         self.finished = True
+        produced = self.produced()
         if self.continuing is not None:
             self.continuing.close()
             self.continuing = None
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
-        events = self.relay.events if self.relay is not None else 0
-        ending = Ending(usage, events, self._opened_at, self._last_at)
+        ending = Ending(usage, produced, self._opened_at, self._last_at)
         entry = self._entry
         del self._entry
         entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))

@@ -5,9 +5,12 @@ the call as if the first engine had gone on: billing, metrics and the journal se
 
 The first attempt after a loss is made at once. Those after it are retries like all others: within the gateway's retry
 budget, and each after a longer pause, so that streams which lost every engine neither storm them nor give up early.
+Whatever it waits for (a turn, a pod, an adapter, the first event), the gap that the client sees is bounded.
 """
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +20,7 @@ from sheaf_gateway.api.records import Attempt
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.usage import NOTHING, Usage
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
-from sheaf_gateway.continuation.journal import Journal
+from sheaf_gateway.continuation.journal import UNREADABLE, Journal
 from sheaf_gateway.continuation.notice import Progress
 from sheaf_gateway.continuation.plan import Decision, Ending, Refusal, Rest, decide
 from sheaf_gateway.continuation.wish import Wish, read_wish
@@ -105,17 +108,25 @@ class Continuing:
         """The stream will not end before its pod does: move it when it is its turn; until then it goes on."""
         if self._place is None and not self._starting and self._timer is None:
             mending, asked = self._core.mending, self._asked
-            self._place = mending.queue(asked.ask.model, self._move, batch=asked.door.batch)
+            self._place = mending.queue(asked.ask.model, lambda: self._in_turn(self._move), batch=asked.door.batch)
 
     def progress(self) -> Progress:
         """How far the stream is."""
         wish, call = self._wish(), self._call
-        events = call.relay.events if call.relay is not None else 0
-        return Progress(events, call.streamed_s(), wish.limit if wish is not None else None)
+        return Progress(call.produced(), call.streamed_s(), wish.limit if wish is not None else None)
+
+    def _in_turn(self, begin: Callable[[], None]) -> None:
+        """Its turn has come: begin, or end so that the turn is given back."""
+        self._stop_timer()
+        self._place, self._starting = None, True
+        try:
+            begin()
+        except Exception:
+            log.exception("continuation_broke_off", request_id=self._call.record.request_id)
+            self._call.break_off("undecided")
 
     def _move(self) -> None:
         decision = self._decide()
-        self._place, self._starting = None, True
         if isinstance(decision, Rest):
             self._leave(_MOVED)
             self._adopt(decision)
@@ -151,7 +162,7 @@ class Continuing:
     def close(self) -> None:
         """The call is over, however it went."""
         if self._call.record.error is None and self._call.relay is not None:
-            self._core.mending.ended(self._asked.ask.model, self._call.relay.events)
+            self._core.mending.ended(self._asked.ask.model, self._call.produced())
         self._stop()
         self._core.mending.leave(self)
         self.journal.close()
@@ -159,6 +170,13 @@ class Continuing:
     # Deciding.
 
     def _decide(self) -> Decision:
+        try:
+            return self._decided()
+        except Exception:
+            log.exception("continuation_undecided", request_id=self._call.record.request_id)
+            return Refusal("unreadable")
+
+    def _decided(self) -> Decision:
         mending, call = self._core.mending, self._call
         if call.finished or self.journal.full:
             return Refusal("journal_full")
@@ -174,28 +192,37 @@ class Continuing:
         if self._known is None:
             try:
                 self._known = read_wish(self._asked.request.body, self._asked.route.target)
-            except (AttributeError, TypeError, ValueError, KeyError):
+            except UNREADABLE:
                 return None
         return self._known
 
     # Waiting for a turn and a pod.
 
+    def _left(self) -> float:
+        """Seconds until the stream must go on."""
+        return max(0.0, self._deadline - self._core.now())
+
+    def _wait_no_longer(self) -> None:
+        """Give up at the deadline, unless what is waited for comes before."""
+        self._timer = self._core.loop.call_later(self._left(), self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._core.mending.refused("too_late")
+        self._call.break_off("too_late")
+
     def _pause(self) -> None:
         if self._fruitless > 1:
-            left = max(0.0, self._deadline - self._core.now())
-            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, left)
+            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, self._left())
             self._timer = self._core.loop.call_later(seconds, self._queue)
         else:
             self._queue()
 
     def _queue(self) -> None:
-        self._timer = None
-        self._place = self._core.mending.queue(self._asked.ask.model, self.turn, batch=self._asked.door.batch)
-
-    def turn(self) -> None:
-        """It may begin now, where there is a pod."""
-        self._place, self._starting = None, True
-        self._choose()
+        self._wait_no_longer()
+        self._place = self._core.mending.queue(
+            self._asked.ask.model, lambda: self._in_turn(self._choose), batch=self._asked.door.batch
+        )
 
     def _choose(self) -> None:
         core, call = self._core, self._call
@@ -237,12 +264,14 @@ class Continuing:
         call.record.attempts[-1].loaded_adapter = True
         call.loading = asyncio.ensure_future(self._core.loader.load(pod, self._asked.served.name))
         call.loading.add_done_callback(self._loaded)
+        self._wait_no_longer()
 
     def _loaded(self, task: asyncio.Future[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if self._call.finished or self._call.loading is not task:
             return
         self._call.loading = None
+        self._stop_timer()
         if error is not None or task.cancelled():
             self._failed("load_failed")
         else:
@@ -262,7 +291,8 @@ class Continuing:
             return
         self._joiner = Joiner(self.journal.sent(), wish, rest)
         call.ticket = core.router.sent(asked.ask, call.record.attempts[-1].decision, call.pod, core.now())
-        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
+        timeouts = replace(core.stream_timeouts, first_byte_s=min(core.stream_timeouts.idle_s, self._left()))
+        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=timeouts)
         if not call.responder.writable:
             call.exchange.pause()
             core.router.stopped(call.ticket, core.now(), on=True)
@@ -342,14 +372,17 @@ class Continuing:
         if self._call.loading is not None:
             self._call.loading.cancel()
             self._call.loading = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._place is not None:
             self._core.mending.give_up(self._asked.ask.model, self._place)
             self._place = None
         if not keep_turn:
             self._started()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _log(self, event: str, reason: str, refusal: str) -> None:
         call = self._call

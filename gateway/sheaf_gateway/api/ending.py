@@ -8,10 +8,11 @@ from sheaf_gateway.api.usage import Usage
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a call went, for the accounts. Times are loop seconds; `events` counts those of a stream."""
+    """How a call went, for the accounts. Times are loop seconds; `produced` counts the tokens of a stream, or
+    its events where the engine tells no ids."""
 
     usage: Usage
-    events: int
+    produced: int
     opened_at: float
     last_at: float
 
@@ -23,4 +24,4 @@ def given(ending: Ending, record: Record, now: float, *, computes: bool) -> Give
     first_s = None if first is None else first / 1000.0 - queued
     billed = record.error == "client_gone" or (record.status < 400 and record.error is None)
     well = billed and record.error is None and computes
-    return Given(billed, well, ending.usage, ending.events, service_s, first_s)
+    return Given(billed, well, ending.usage, ending.produced, service_s, first_s)

@@ -29,19 +29,19 @@ _NO_SCOPES: tuple[ScopedRate, ...] = ()
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What a call was given. Seconds from admission; `events` counts those of a stream; `billed` says that what was
-    given is charged (it was answered, or the client left), `well` that it tells how long things take."""
+    """What a call was given. Seconds from admission; `produced` counts the tokens of a stream; `billed` says that what
+    was given is charged (it was answered, or the client left), `well` that it tells how long things take."""
 
     billed: bool
     well: bool
     usage: Usage
-    events: int
+    produced: int
     service_s: float
     first_s: float | None
 
     def output(self) -> float | None:
         """Tokens produced, as reported or as streamed; None where neither tells."""
-        return float(self.usage.output) if self.usage.output is not None else (float(self.events) or None)
+        return float(self.usage.output) if self.usage.output is not None else (float(self.produced) or None)
 
     def uncached(self) -> float | None:
         """Prompt tokens computed, where the engine reported them."""
@@ -52,8 +52,8 @@ class Given(msgspec.Struct, frozen=True):
         if not self.billed:
             return 0.0
         total = self.usage.total()
-        if total is None and self.events:
-            return prompt + self.events
+        if total is None and self.produced:
+            return prompt + self.produced
         return total
 
 

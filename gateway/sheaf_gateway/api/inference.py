@@ -208,7 +208,7 @@ class Inference:
             b"%bx-request-id: %b\r\n" % (head.lines, sent_id.encode("ascii")),
             seat.salt,
             continues,
-            continues and b'"return_token_ids"' in request.body,
+            continues and parsed.ids,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:
@@ -260,7 +260,7 @@ class Inference:
 def _outcome(record: Record, ending: Ending, seconds: float) -> Outcome:
     if record.ttft_ms is None:
         return Outcome(e2e=seconds)
-    ttft, further = record.ttft_ms / 1000.0, (ending.usage.output or ending.events) - 1
+    ttft, further = record.ttft_ms / 1000.0, (ending.usage.output or ending.produced) - 1
     tpot = (ending.last_at - ending.opened_at - ttft) / further if further > 0 else None
     return Outcome(ttft, tpot, seconds)
 

@@ -42,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_again",
+        "_begun_at",
         "_complete",
         "_exchange",
         "_framed",
@@ -67,6 +68,7 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
+    _begun_at: float
     _head_bytes: int
     _large: bool
     _status: int
@@ -99,7 +101,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._reset()
         self._exchange = exchange
         exchange.connection = self
-        self.deadline = self._pool.now() + exchange.timeouts.first_byte_s
+        self._begun_at = self._pool.now()
+        self.deadline = self._begun_at + exchange.timeouts.first_byte_s
         if len(exchange.body) < _JOIN_BELOW:
             self._transport.write(exchange.head + exchange.body)
         else:
@@ -172,12 +175,17 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.connection = None
         if self._until_close and self._head_given and exc is None:
             exchange.finish().on_end()
-        elif self._reused and not self._touched and not exchange.retried:
+        elif self._was_stale() and not exchange.retried:
             self._pool.retry(exchange)
         elif self._head_given:
             exchange.fail(self._mid_body(ResetMidBody, "closed the connection within a response"))
         else:
             exchange.fail(self._before_head(ResetBeforeHead, "closed the connection before a response"))
+
+    def _was_stale(self) -> bool:
+        """Whether the engine must have closed the kept connection before it had the request."""
+        early = self._pool.now() - self._begun_at <= self._pool.limits.stale_s
+        return self._reused and not self._touched and early
 
     def _take(self, exchange: "Exchange", data: bytes) -> None:
         first = data
