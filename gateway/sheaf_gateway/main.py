@@ -114,7 +114,7 @@ class Gateway:
             max_connections=_connections(self.config.limits.max_connections),
             keep_alive_s=self.config.times.keep_alive,
         )
-        surface = _Leaving(self, Surface(self.inference, bridge))
+        surface = Surface(self.inference, _Leaving(self, bridge))
         own = self._place.socket_of(self._place.index) if self._place else None
         where: dict[str, Any] = {"sock": own} if own else {"host": host, "port": port}
         self._company = await joined(self.config, self.inference, self._place)
@@ -186,7 +186,7 @@ class Gateway:
 
 
 class _Leaving:
-    """A `proxy.types.App` that is not ready any more once its gateway leaves."""
+    """The management of a gateway, a `proxy.types.App`, that is not ready any more once its gateway leaves."""
 
     def __init__(self, gateway: Gateway, app: App) -> None:
         self._gateway = gateway

@@ -18,21 +18,20 @@ from sheaf_gateway.api.answers import (
     ends_well,
     fault,
     is_answer,
-    is_object,
     is_stream,
     may_begin,
 )
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
-from sheaf_gateway.api.ending import Ending, given
+from sheaf_gateway.api.ending import ending
 from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
-from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
+from sheaf_gateway.api.usage import NOTHING, Usage, find_usage, reported
 from sheaf_gateway.continuation.chunks import asking_for_ids
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
@@ -172,9 +171,9 @@ class Call(Attempts):
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer came in one read (`proxy.exchange.WholeSink`); only heads of plain answers have lines."""
-        if head.lines and is_object(body):
+        if head.lines and (usage := reported(body)) is not None:
             self._status = head.status
-            self._reply_plain(head, body)
+            self._reply_plain(head, body, usage)
             return
         self.on_head(head.status, head.headers)
         if self._streaming:
@@ -184,15 +183,15 @@ class Call(Attempts):
             if self.ticket is ticket:
                 self.on_end()
         elif 200 <= self._status < 300 and is_answer(self._response_headers, body):
-            self._reply_plain(head, body)
+            self._reply_plain(head, body, find_usage(body))
         elif self._status:
             self._reply(body)
 
-    def _reply_plain(self, head: AnswerHead, body: bytes) -> None:
+    def _reply_plain(self, head: AnswerHead, body: bytes, usage: Usage) -> None:
         self._answered()
         lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
         self.responder.reply_joined(self._status, lines, body)
-        self._finish(self._status, find_usage(body), "ok")
+        self._finish(self._status, usage, "ok")
 
     def on_error(self, error: UpstreamError) -> None:
         """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""
@@ -369,8 +368,8 @@ class Call(Attempts):
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
-        ending = Ending(usage, produced, self._opened_at, self._last_at)
-        entry = self._entry
+        now, asked, entry = self._core.now(), self._asked, self._entry
         del self._entry
-        entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
-        self._core.finished(self._asked, self.record, ending)
+        over = ending(self.record, usage, produced, self._opened_at, self._last_at, now, computes=asked.route.computes)
+        entry.close(over, now)
+        self._core.finished(asked, self.record, over, now)

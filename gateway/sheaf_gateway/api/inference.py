@@ -180,9 +180,9 @@ class Inference:
         if self.shared is not None:
             await self.shared.close()
 
-    def finished(self, asked: Asked, record: Record, ending: Ending) -> None:
+    def finished(self, asked: Asked, record: Record, ending: Ending, now: float) -> None:
         """Account for a call that is over."""
-        usage, seconds = ending.usage, self.now() - ending.opened_at
+        usage, seconds = ending.usage, now - ending.opened_at
         record.total_ms = seconds * 1000.0
         record.prompt_tokens, record.cached_tokens, record.output_tokens = usage.prompt, usage.cached, usage.output
         self.ids.leave(asked.sent_id)

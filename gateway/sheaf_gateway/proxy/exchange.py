@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, cache_hash=True):
     """Where an engine listens: a TCP host and port, or a Unix socket at `uds`; with TLS or without."""
 
     host: str = "localhost"
