@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 REAL = int(os.environ.get("SHEAF_E2E_VLLM_STREAMS", "24"))
 WHOLE = REAL >= 200
-TOKENS, STEP_S = (1000, 0.1) if WHOLE else (500, 0.02)
+TOKENS, STEP_S = (800, 0.1) if WHOLE else (500, 0.02)
 FAULTS = "kknkkn" if WHOLE else "knk"
 NOTICE_S = 30.0 if WHOLE else 8.0
 OPINIONS = 3

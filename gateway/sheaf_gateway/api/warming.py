@@ -142,7 +142,8 @@ class Warming:
         for name, seen in self._recent.of(names, now - _HOT_S).items():
             choice = choose(seen, price, self.rules.budget)
             told = {"requests": len(choice.warm), "tokens": choice.tokens, "saves_ms": round(choice.saves, 1)}
-            log.info("warming_chosen", model=model, pod=name, met=len(seen), reason=choice.reason, **told)
+            if seen:
+                log.info("warming_chosen", model=model, pod=name, met=len(seen), reason=choice.reason, **told)
             if choice.warm:
                 self._leave(model, _Left(now, name, choice))
 
