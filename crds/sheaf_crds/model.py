@@ -171,7 +171,11 @@ class SpotZone(ApiType):
 
     zone: str = Field(description="Name of the zone.", min_length=1, max_length=253)
     losses: float = Field(default=0.0, ge=0, description="Pods that were taken there.")
-    hours: float = Field(default=0.0, ge=0, description="Hours for which pods, now gone, were held there.")
+    hours: float = Field(
+        default=0.0,
+        ge=0,
+        description="Hours for which pods, now gone, were held there, weighed by the danger of their age.",
+    )
     placed: float = Field(default=0.0, ge=0, description="Pods, now gone, that found capacity there.")
     refused: float = Field(default=0.0, ge=0, description="Pods that found none.")
     updated_at: datetime | None = Field(default=None, description="When the counts were right.")

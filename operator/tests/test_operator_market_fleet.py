@@ -110,7 +110,7 @@ def test_a_new_operator_knows_what_the_old_one_learned():
 def test_a_batch_model_does_without_what_an_interactive_one_pays_for():
     batch = make_slo()
     batch = batch.model_copy(update={"spec": batch.spec.model_copy(update={"class_": "Batch"})})
-    for slo, pods in ((make_slo(), 3), (batch, 2)):
+    for slo, pods in ((make_slo(), 4), (batch, 2)):
         model = make_model(replicas=2, spot={"policy": "Preferred"}, sloRef={"name": "chat"})
         market = MARKET.model_copy(update={"headroom": 0.0})
         world = Zones(ClusterSnapshot((model,), slos=(slo,)), operator=Trader(market))

@@ -145,7 +145,9 @@ def _market(
     if model.spec.spot.policy == "Never" or len(index.market.zones) < 2:
         return None
     hashes = templates[0].hash, templates[1].hash
-    return capacity(model, _terms(index, model), desired.replicas, pods, hashes, now)
+    scaling = index.scaling(model.name)
+    loads = scaling.loads if scaling else ()
+    return capacity(model, _terms(index, model), desired.replicas, pods, hashes, now, loads)
 
 
 def _terms(index: FleetIndex, model: Model) -> Terms:

@@ -7,7 +7,7 @@ also zero, within the Model's own bounds: a policy that is replaced, or misspelt
 Only a Model that names no policy any more goes back to spec.replicas.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sheaf_crds import AutoscalingPolicy, Model
 from sheaf_crds.model import ModelAutoscaling
@@ -25,10 +25,14 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What autoscaling says of a Model now, and what its status shall say of it."""
+    """What autoscaling says of a Model now, and what its status shall say of it.
+
+    `loads` are replicas' worth of requests in each of the last minutes; they alone are no reason to plan anew.
+    """
 
     replicas: int
     record: ModelAutoscaling
+    loads: tuple[float, ...] = field(default=(), compare=False)
 
 
 def desired_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None = None) -> Desired:

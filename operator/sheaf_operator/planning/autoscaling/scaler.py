@@ -6,7 +6,7 @@ tells which Models and SLOs have to be planned again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sheaf_crds import SLO, AutoscalingPolicy, Model
 from sheaf_crds.model import ModelAutoscaling
@@ -14,6 +14,7 @@ from sheaf_crds.model import ModelAutoscaling
 from sheaf_operator.planning.autoscaling.decide import decide
 from sheaf_operator.planning.autoscaling.facts import Demand, Facts, Promise, Reason, Speed
 from sheaf_operator.planning.autoscaling.gather import Reports, Windows, demand_of, meaningful, windows_of
+from sheaf_operator.planning.autoscaling.loads import Loads
 from sheaf_operator.planning.autoscaling.memory import Memory, recorded, remembered
 from sheaf_operator.planning.index import FleetIndex, Key
 from sheaf_operator.planning.scaling import Scaling
@@ -40,6 +41,7 @@ class _Known:
     reasons: tuple[Reason, ...] = ()
     demand: Demand | None = None
     record: ModelAutoscaling | None = None
+    loads: Loads = field(default_factory=Loads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,10 @@ class Scaler:
         known.demand = _with_pods(demand_of(model.name, reports, now), pods, _burn(slo, reports, now))
         decision = decide(policy.spec, facts, known.demand, now, known.memory)
         known.memory, known.reasons = decision.memory, decision.reasons
+        if model.spec.spot.policy != "Never":
+            known.loads = known.loads.noted(facts, known.demand, decision.replicas, now)
         record = self._record(known, policy)
-        return self._index.note_scaling(model.name, Scaling(decision.replicas, record))
+        return self._index.note_scaling(model.name, Scaling(decision.replicas, record, known.loads.values))
 
     def _rest(self, name: str) -> frozenset[Key]:
         """A Model that names no policy is forgotten; one whose policy is away keeps its number."""
