@@ -59,9 +59,9 @@ async def test_a_stream_is_charged_its_tokens_exactly(make_world, ask, path, mos
     world.engines[0].script = script
     closed = []
     right = world.gateway.inference.finished
-    world.gateway.inference.finished = lambda asked, record, ending: (
+    world.gateway.inference.finished = lambda asked, record, ending, now: (
         closed.append(ending),
-        right(asked, record, ending),
+        right(asked, record, ending, now),
     )
     await ask(world, "POST", path, plain(path, max_tokens=200))
     assert closed[0].produced == 200
