@@ -87,7 +87,7 @@ async def make_limits():
     made: list[SharedLimits] = []
 
     def make(url: str, **options) -> SharedLimits:
-        made.append(SharedLimits(url, **options))
+        made.append(SharedLimits(url, **{"timeout_s": 2.0, **options}))
         return made[-1]
 
     yield make
@@ -270,10 +270,11 @@ async def test_what_has_not_been_sent_when_redis_fails_does_not_wait_for_it_nor_
     server, prefix, make_limits, monkeypatch
 ):
     monkeypatch.setattr(pipeline, "_BATCH", 2)
-    limits = make_limits(server.url, prefix=prefix, timeout_s=0.25)
+    limits = make_limits(server.url, prefix=prefix)
     bound = scope(requests_per_minute=300)
     assert await limits.charge("0", bound, 0.0) is None
     server.process.send_signal(signal.SIGSTOP)
+    limits._pipeline._timeout_s = 0.1
     started = time.monotonic()
     answers = await asyncio.gather(*(limits.charge(str(n), bound, 0.0) for n in range(1, 101)), return_exceptions=True)
     assert time.monotonic() - started < 1.5
@@ -326,16 +327,18 @@ async def test_a_charge_that_comes_after_its_settlement_charges_nothing(url, pre
 
 async def test_a_stall_of_redis_leaves_no_leases_and_corrects_nothing_twice(server, prefix, make_limits):
     """What was sent before the stall runs after it, though nobody waits for its answer any more."""
-    limits = make_limits(server.url, prefix=prefix, timeout_s=0.25)
+    limits = make_limits(server.url, prefix=prefix)
     bound = scope(tokens_per_minute=600, max_concurrent=2)
     assert await limits.charge("1", bound, 600.0) is None
     server.process.send_signal(signal.SIGSTOP)
+    limits._pipeline._timeout_s = 0.1
     with pytest.raises(LimitsUnavailable):
         await limits.charge("2", bound, 0.0)
     limits._away_until = 0.0
     limits.settle("1", bound, -100.0, refund=False)
     await asyncio.gather(*limits._tasks)
     server.process.send_signal(signal.SIGCONT)
+    limits._pipeline._timeout_s = 2.0
     limits._away_until = 0.0
     limits._repay()
     await asyncio.gather(*limits._tasks)
@@ -348,14 +351,16 @@ async def test_a_stall_of_redis_leaves_no_leases_and_corrects_nothing_twice(serv
 
 async def test_what_is_owed_is_settled_soon_though_nobody_asks(server, prefix, make_limits, monkeypatch):
     monkeypatch.setattr(shared, "_RETRY_S", 0.1)
-    limits = make_limits(server.url, prefix=prefix, timeout_s=0.25)
+    limits = make_limits(server.url, prefix=prefix)
     bound = scope(max_concurrent=1)
     assert await limits.charge("1", bound, 0.0) is None
     server.process.send_signal(signal.SIGSTOP)
+    limits._pipeline._timeout_s = 0.1
     limits.settle("1", bound, 0.0, refund=False)
     await asyncio.gather(*limits._tasks)
     assert len(limits._owed) == 1
     server.process.send_signal(signal.SIGCONT)
+    limits._pipeline._timeout_s = 2.0
     for _ in range(150):
         await asyncio.sleep(0.01)
         if not limits._owed and not limits._tasks:
