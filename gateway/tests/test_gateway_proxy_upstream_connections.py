@@ -14,6 +14,7 @@ from sheaf_gateway.proxy import (
     PoolLimits,
     ResetBeforeHead,
     Saturated,
+    Timeouts,
 )
 
 
@@ -53,6 +54,25 @@ async def test_an_engine_that_does_not_begin_to_answer_times_out(start_engine, m
     assert caught.value.retry_safe
     await asyncio.sleep(0.02)
     assert pool.open_connections(endpoint) == 0
+
+
+async def test_an_engine_may_take_as_long_for_its_first_byte_after_the_head_as_before_it(start_engine, make_pool):
+    async def script(reader, writer):
+        await read_request(reader)
+        writer.write(CHUNKED)
+        await asyncio.sleep(0.2)
+        writer.write(b"2\r\nok\r\n0\r\n\r\n")
+        await reader.read()
+
+    pool = make_pool(Timeouts(first_byte_s=5.0, idle_s=0.05))
+    assert await fetch(pool, await start_engine(script)) == (200, b"ok")
+
+
+async def test_an_engine_that_says_nothing_after_its_head_times_out(start_engine, make_pool):
+    endpoint = await start_engine(answering([CHUNKED]))
+    with pytest.raises(FirstByteTimeout) as caught:
+        await fetch(make_pool(Timeouts(first_byte_s=0.1, idle_s=5.0)), endpoint)
+    assert not caught.value.retry_safe
 
 
 async def test_an_engine_that_pauses_within_a_body_times_out(start_engine, make_pool):

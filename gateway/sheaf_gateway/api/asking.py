@@ -131,11 +131,14 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
 
 
 def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains) -> Ask:
-    """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
+    """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content.
+
+    The prompt itself is kept only where its bytes are compared.
+    """
     served, prompt = seat.served, parsed.prompt
-    chain = chains.chain(seat.start, prompt)
+    chain, kept = chains.chain(seat.start, prompt), prompt if parsed.exact else b""
     size, exact, streams = len(prompt), parsed.exact, parsed.streams
-    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, prompt, streams)
+    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams)
 
 
 def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:

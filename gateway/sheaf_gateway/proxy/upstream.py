@@ -38,7 +38,7 @@ class PoolLimits:
     max_headers: int = 200
     keep_idle_s: float = 4.0
     tick_s: float = 0.1
-    stale_s: float = 0.02
+    stale_s: float = 0.005
 
 
 class _Host:
