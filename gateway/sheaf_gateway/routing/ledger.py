@@ -130,8 +130,8 @@ def await_word(ledger: PodLedger, ticket: Ticket, now: float) -> None:
 
 def expect_none(ledger: PodLedger, ticket: Ticket) -> None:
     """None is expected for its sake any more."""
-    ledger.awaited -= 1
-    ledger.streams -= ticket.streams
+    ledger.awaited = max(0, ledger.awaited - 1)
+    ledger.streams = max(0, ledger.streams - ticket.streams)
 
 
 def leave(ledger: PodLedger, ticket: Ticket) -> None:
