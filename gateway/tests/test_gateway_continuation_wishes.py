@@ -1,12 +1,13 @@
-"""What a request asks for, read as engines read it; whatever it holds, deciding answers and does not raise."""
+"""What a request asks for, read as engines read it; whatever it holds, deciding answers and does not raise. What it got is
+counted in tokens."""
 
 import json
 
 import pytest
-from gateway_token_engine import TokenEngine
+from gateway_token_engine import TokenEngine, event
 from hypothesis import given
 from hypothesis import strategies as st
-from sheaf_gateway.continuation.journal import UNREADABLE, Sent
+from sheaf_gateway.continuation.journal import UNREADABLE, Journal, Purse, Sent
 from sheaf_gateway.continuation.plan import Ending, Facts, Refusal, Rest, decide
 from sheaf_gateway.continuation.wish import CHAT, TEXT, read_wish
 
@@ -68,3 +69,15 @@ def test_a_field_that_is_false_may_mean_something(more):
 )
 def test_a_field_that_is_what_it_is_by_itself_means_nothing(more):
     assert (wish_of(**more).whole, wish_of(**more).never) == ("", "")
+
+
+@given(st.lists(st.integers(0, 400), max_size=30), st.integers(1, 400))
+def test_tokens_are_counted_by_their_ids_whether_read_or_not(sizes, prompt):
+    journal = Journal(Purse(2**30), 2**20)
+    journal.add(event({"id": "x", "choices": [{"delta": {"role": "assistant"}}], "prompt_token_ids": [7] * prompt}))
+    for size in sizes:
+        journal.add(event({"id": "x", "choices": [{"delta": {"content": "a" * size}, "token_ids": [5] * size}]}))
+    quickly = journal.about()
+    assert journal.tokens() == sum(sizes)
+    assert quickly in {sum(sizes), len(sizes) + 1}
+    assert len(journal.sent().tokens) == sum(sizes) == journal.about() == journal.tokens()

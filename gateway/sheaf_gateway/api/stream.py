@@ -17,7 +17,12 @@ MAX_HELD = 2**20
 _TAILS = 4
 _FOR_EVER = float("inf")
 _BEGIN = b"data: {"
+_USUAL = b'data: {"id":'
 _END = b"}\n\n"
+
+
+def _is_plain(data: bytes) -> bool:
+    return data.startswith(_BEGIN) and not data.startswith(ERROR)
 
 
 class EventRelay:
@@ -72,8 +77,7 @@ class EventRelay:
                 return now - self._since <= self._patience
             self._since = now
         count = data.count(b"\n\n")
-        plain = count == 1 and data.startswith(_BEGIN) and data.endswith(_END) and not data.startswith(ERROR)
-        if plain or self._loose:
+        if (count == 1 and data.endswith(_END) and (data.startswith(_USUAL) or _is_plain(data))) or self._loose:
             self._pass_on(data, count)
             return True
         good = self._good(data)

@@ -48,6 +48,7 @@ _RENDERED = frozenset(
         *("parallel_tool_calls", "include_reasoning", "return_token_offsets", "mm_payload", "best_of"),
     }
 )
+_READ = frozenset({*_CARRIED, *_RENDERED, "tools", "tool_choice", "response_format", "logprobs"})
 _NEVER = {
     "use_beam_search": "beam_search",
     "echo": "echo",
@@ -181,8 +182,7 @@ def _whole(asked: dict[str, Any], *, chat: bool) -> str:
         return "chat_logprobs"
     if any(_is_mixed(message) for message in asked.get("messages") or ()):
         return "multimodal"
-    passed = {*_CARRIED, *_RENDERED, "tools", "tool_choice", "response_format", "logprobs"}
-    set_to = {name: value for name, value in asked.items() if value is not None and name not in passed}
+    set_to = {name: value for name, value in asked.items() if value is not None and name not in _READ}
     return "parameter" if any(value != _NEUTRAL.get(name) for name, value in set_to.items()) else ""
 
 
