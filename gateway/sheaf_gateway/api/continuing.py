@@ -55,6 +55,7 @@ class Continuing:
         "_known",
         "_lost_at",
         "_place",
+        "_queued_at",
         "_rest",
         "_starting",
         "_timer",
@@ -76,6 +77,7 @@ class Continuing:
         self._deadline = 0.0
         self._fruitless = 0
         self._lost_at = 0.0
+        self._queued_at = 0.0
         self.journal = Journal(core.mending.purse, core.mending.rules.max_journal)
         self.count = 0
         self.pod = call.pod.name
@@ -190,11 +192,13 @@ class Continuing:
 
     def _queue(self) -> None:
         self._timer = None
+        self._queued_at = self._core.now()
         self._place = self._core.mending.queue(self._asked.ask.model, self.turn, batch=self._asked.door.batch)
 
     def turn(self) -> None:
-        """It may begin now, where there is a pod."""
+        """It may begin now, where there is a pod. To wait for one's turn is not to wait for a pod."""
         self._place, self._starting = None, True
+        self._deadline += self._core.now() - self._queued_at
         self._choose()
 
     def _choose(self) -> None:
@@ -308,6 +312,7 @@ class Continuing:
         core, ticket = self._core, self._call.ticket
         self._started()
         self._fruitless = 0
+        self._call.tried = frozenset()
         self.watch()
         core.mending.continued(core.now() - self._lost_at)
         if ticket is not None:
