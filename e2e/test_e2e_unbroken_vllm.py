@@ -91,7 +91,9 @@ async def over_vllm(fleet: VllmFleet) -> None:
         f"{len(alone)} undisturbed runs, stable ones that differ: {len(wrong - unstable)}"
     )
     assert broken == [], [said.problem for said in broken][:3]
-    assert wrong <= unstable
+    assert wrong <= unstable, [
+        parting(alone[0][n], said) for n, said in disturbed if n in wrong - unstable and said.whole
+    ]
     assert refused == 0
     assert moves > REAL
     assert (faults.kills, faults.notices) == (FAULTS.count("k"), FAULTS.count("n"))
@@ -100,3 +102,9 @@ async def over_vllm(fleet: VllmFleet) -> None:
 def differing(runs: list[list[Said]]) -> set[int]:
     """The requests that undisturbed runs answered differently."""
     return {n for n in range(REAL) if len({run[n].counts() for run in runs}) > 1}
+
+
+def parting(one: Said, other: Said) -> tuple[int, str, str]:
+    """The first character that differs, and what follows it in both."""
+    place = next((n for n, pair in enumerate(zip(one.text, other.text, strict=False)) if pair[0] != pair[1]), -1)
+    return place, one.text[place : place + 20], other.text[place : place + 20]
