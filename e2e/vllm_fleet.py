@@ -155,8 +155,19 @@ class VllmFleet:
             pod.agent.wait()
 
     def metric(self, name: str) -> float:
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.lines(name))
+
+    def lines(self, name: str) -> list[str]:
+        """What the gateway says of a metric."""
         lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+        return [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+
+    def busiest(self) -> tuple[Pod, int]:
+        """The pod that most streams come from, and how many: after a fault that is another one than before."""
+        lines = self.lines("sheaf_gateway_pod_in_flight")
+        told = {line.split('"')[1]: round(float(line.rsplit(" ", 1)[1])) for line in lines}
+        pod = max(self.pods, key=lambda pod: told.get(pod.name, 0))
+        return pod, told.get(pod.name, 0)
 
 
 def source(name: str) -> str:

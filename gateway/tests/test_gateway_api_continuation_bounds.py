@@ -112,8 +112,9 @@ async def test_the_gap_is_bounded_where_the_new_engine_says_nothing(make_world, 
     await quiet(world)
 
 
-async def test_the_wait_for_a_turn_is_bounded(make_world, ask):  # noqa: F811
-    world = await make_world(times={**SHORT, "stall": "20s"}, limits={"startingPerPod": 1})
+async def test_the_wait_for_a_turn_is_bounded(make_world, ask, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(continuing, "_TURNS", 2)
+    world = await make_world(times={**SHORT, "stall": "400ms"}, limits={"startingPerPod": 1})
     deaf(world, head=False, dying=6)
     answers = await asyncio.wait_for(asyncio.gather(*(ask(world, "POST", CHAT, plain()) for _ in range(6))), 5)
     assert all(b"stream_interrupted" in got for _, _, got in answers)

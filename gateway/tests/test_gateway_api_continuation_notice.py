@@ -41,6 +41,46 @@ async def streaming(world, ask, body, pause=0.02):  # noqa: F811
     return asking, fleet, [engine.name for engine in world.engines].index(fleet.names[0])
 
 
+async def test_a_stream_returns_at_once_to_the_pod_that_it_left_before(make_world, ask):  # noqa: F811
+    world = await make_world()
+    body = plain(max_tokens=60)
+    fleet = Fleet(world, [boundary(CHAT, body, 20), boundary(CHAT, body, 20)])
+    began = asyncio.get_running_loop().time()
+    _, _, got = await ask(world, "POST", CHAT, body)
+    assert read(got) == whole(CHAT, body)
+    assert fleet.names == [fleet.names[0], fleet.names[1], fleet.names[0]]
+    assert len(set(fleet.names)) == 2
+    assert asyncio.get_running_loop().time() - began < 0.9
+
+
+async def test_the_wait_for_a_turn_is_no_wait_for_a_pod(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 4}, times={"continuation": "300ms"}, limits={"startingPerPod": 1})
+    body, lost, failed = plain(max_tokens=30), [], set()
+    Fleet(world, [boundary(CHAT, body, 8)] * 12, pause=0.01)
+    for engine in world.engines:
+
+        async def busy(seen, writer, script=engine.script):
+            key = seen.headers["x-request-id"]
+            if len(lost) < 12:
+                lost.append(key)
+            elif key not in failed:
+                failed.add(key)
+                writer.transport.abort()
+                return
+            else:
+                await asyncio.sleep(0.25)
+            await script(seen, writer)
+
+        engine.script = busy
+    answers = await asyncio.gather(*(ask(world, "POST", CHAT, body) for _ in range(12)))
+    assert {read(got)["text"] for _, _, got in answers if b"stream_interrupted" not in got} == {
+        whole(CHAT, body)["text"]
+    }
+    assert [got for _, _, got in answers if b"stream_interrupted" in got] == []
+    assert len(failed) == 12
+    await quiet(world)
+
+
 @pytest.mark.parametrize(("drain", "moves"), [("1s", True), ("60s", False)])
 async def test_a_pod_that_drains_without_a_deadline_has_the_drain_timeout_of_its_model(make_world, ask, drain, moves):  # noqa: F811
     world = await make_world(models=[model("base", drainTimeout=drain)])

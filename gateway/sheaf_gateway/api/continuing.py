@@ -5,7 +5,8 @@ the call as if the first engine had gone on: billing, metrics and the journal se
 
 The first attempt after a loss is made at once. Those after it are retries like all others: within the gateway's retry
 budget, and each after a longer pause, so that streams which lost every engine neither storm them nor give up early.
-Whatever it waits for (a turn, a pod, an adapter, the first event), the gap that the client sees is bounded.
+Whatever it waits for, the gap that the client sees is bounded: for a pod and an adapter by `times.continuation`, with
+turns, which many streams lost at once need, by `_TURNS` times as much; for the first event by `times.stall`.
 """
 
 import asyncio
@@ -41,6 +42,7 @@ log = structlog.get_logger(__name__)
 _LOOK_AGAIN_S = 0.1
 _MAX_PAUSE_S = 5.0
 _AVOID_S = 1.0
+_TURNS = 10
 _MOVED = "moved"
 _ELSEWHERE = frozenset({404, 408, 429})
 
@@ -58,6 +60,7 @@ class Continuing:
         "_known",
         "_lost_at",
         "_place",
+        "_queued_at",
         "_rest",
         "_starting",
         "_timer",
@@ -79,6 +82,7 @@ class Continuing:
         self._deadline = 0.0
         self._fruitless = 0
         self._lost_at = 0.0
+        self._queued_at = 0.0
         self.journal = Journal(core.mending.purse, core.mending.rules.max_journal)
         self.count = 0
         self.pod = call.pod.name
@@ -198,13 +202,9 @@ class Continuing:
 
     # Waiting for a turn and a pod.
 
-    def _left(self) -> float:
-        """Seconds until the stream must go on."""
-        return max(0.0, self._deadline - self._core.now())
-
-    def _wait_no_longer(self) -> None:
-        """Give up at the deadline, unless what is waited for comes before."""
-        self._timer = self._core.loop.call_later(self._left(), self._too_late)
+    def _give_up_at(self, deadline: float) -> None:
+        """Give up then, unless what is waited for comes before."""
+        self._timer = self._core.loop.call_later(max(0.0, deadline - self._core.now()), self._too_late)
 
     def _too_late(self) -> None:
         self._timer = None
@@ -213,16 +213,23 @@ class Continuing:
 
     def _pause(self) -> None:
         if self._fruitless > 1:
-            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, self._left())
+            left = max(0.0, self._deadline - self._core.now())
+            seconds = min(_LOOK_AGAIN_S * 2.0 ** (self._fruitless - 2), _MAX_PAUSE_S, left)
             self._timer = self._core.loop.call_later(seconds, self._queue)
         else:
             self._queue()
 
     def _queue(self) -> None:
-        self._wait_no_longer()
-        self._place = self._core.mending.queue(
-            self._asked.ask.model, lambda: self._in_turn(self._choose), batch=self._asked.door.batch
-        )
+        self._stop_timer()
+        self._queued_at = self._core.now()
+        self._give_up_at(self._lost_at + _TURNS * self._core.mending.rules.max_wait_s)
+        model, batch = self._asked.ask.model, self._asked.door.batch
+        self._place = self._core.mending.queue(model, lambda: self._in_turn(self._begin), batch=batch)
+
+    def _begin(self) -> None:
+        """To wait for one's turn is not to wait for a pod."""
+        self._deadline += self._core.now() - self._queued_at
+        self._choose()
 
     def _choose(self) -> None:
         core, call = self._core, self._call
@@ -264,7 +271,7 @@ class Continuing:
         call.record.attempts[-1].loaded_adapter = True
         call.loading = asyncio.ensure_future(self._core.loader.load(pod, self._asked.served.name))
         call.loading.add_done_callback(self._loaded)
-        self._wait_no_longer()
+        self._give_up_at(self._deadline)
 
     def _loaded(self, task: asyncio.Future[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -291,7 +298,7 @@ class Continuing:
             return
         self._joiner = Joiner(self.journal.sent(), wish, rest)
         call.ticket = core.router.sent(asked.ask, call.record.attempts[-1].decision, call.pod, core.now())
-        timeouts = replace(core.stream_timeouts, first_byte_s=min(core.stream_timeouts.idle_s, self._left()))
+        timeouts = replace(core.stream_timeouts, first_byte_s=core.stream_timeouts.idle_s)
         call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=timeouts)
         if not call.responder.writable:
             call.exchange.pause()
@@ -339,6 +346,7 @@ class Continuing:
         core, ticket = self._core, self._call.ticket
         self._started()
         self._fruitless = 0
+        self._call.tried = frozenset()
         self.watch()
         core.mending.continued(core.now() - self._lost_at)
         if ticket is not None:
