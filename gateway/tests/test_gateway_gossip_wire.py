@@ -105,8 +105,8 @@ def test_deep_nesting_is_refused():
         decode(b"\x91" * 100_000)
 
 
-@given(st.lists(batches(small, st.integers(1, 3)), max_size=12))
-@settings(max_examples=80, deadline=None)
+@given(st.lists(batches(small, st.integers(1, 3)), max_size=8))
+@settings(max_examples=40, deadline=None)
 def test_no_sequence_of_batches_can_break_a_gateway(found):
     router, admission = Router(), Admission()
     admission.tell(on=True)
