@@ -80,14 +80,14 @@ def test_aliases_that_multiply_are_refused_at_once():
     began = time.thread_time()
     with pytest.raises(ValueError, match="keys"):
         read_keys("\n".join([*lines, "keys: *a8"]).encode())
-    assert time.thread_time() - began < 1.0
+    assert time.thread_time() - began < 4.0
 
 
 def test_many_keys_as_json_are_read_quickly():
     entries = [{"name": f"n{n}", "tenant": "t", "sha256": f"{n:032x}{n:032x}"} for n in range(20_000)]
     began = time.thread_time()
     read_keys(orjson.dumps({"keys": entries}))
-    assert time.thread_time() - began < 1.0
+    assert time.thread_time() - began < 4.0
 
 
 @FUZZ

@@ -160,14 +160,14 @@ def make_plan(facts: Facts) -> Plan:
 
 def _wanted(facts: Facts, kept: tuple[str, ...]) -> tuple[str, ...]:
     asked = sorted(facts.requested, key=lambda name: (facts.requested[name], name))
-    active = [name for name, resident in facts.resident.items() if resident.active]
+    active = sorted(name for name, resident in facts.resident.items() if resident.active)
     order = [*(n for n in asked if n in set(kept)), *asked, *kept, *active]
     return tuple(name for name in dict.fromkeys(order) if name in facts.index.by_name)
 
 
 def _prepare(facts: Facts, wanted: tuple[str, ...]) -> Iterator[Prepare]:
     free = MOST_PREPARING - sum(work == "Preparing" for work in facts.working.values())
-    to_verify = [name for name in facts.resident if name in facts.index.by_name and name not in set(wanted)]
+    to_verify = sorted(name for name in facts.resident if name in facts.index.by_name and name not in set(wanted))
     for name in (*wanted, *to_verify):
         if free > 0 and name not in facts.files and name not in facts.working and not waits(facts, name):
             free -= 1

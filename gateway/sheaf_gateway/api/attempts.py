@@ -2,7 +2,8 @@
 nothing, within the retry budget and `max_attempts`.
 
 Attempts that no engine can have seen do not count, for no engine can have died of them. A generation whose pods are
-lost waits for others as a stream does that was lost within: longer each time, until `times.continuation` is over.
+lost waits for others as a stream does that was lost within: longer each time, until `times.continuation` is over, and
+behind the retries of those that have another pod at once.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.records import Attempt, Record
 from sheaf_gateway.fleet.agents import AgentError
 from sheaf_gateway.fleet.view import Pod
-from sheaf_gateway.proxy.errors import UpstreamError
+from sheaf_gateway.proxy.errors import ConnectFailed, ConnectTimeout, ResetBeforeHead, ResetMidBody, UpstreamError
 from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.routing.choose import Decision
 from sheaf_gateway.routing.ledger import Ticket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_LOSSES = (ConnectFailed, ConnectTimeout, ResetBeforeHead, ResetMidBody)
 _PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
 
@@ -130,21 +132,21 @@ class Attempts(ABC):
             self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
             self._clear()
             self._attempt()
-        elif lost is None or refused == "attempts" or not self._may_wait():
+        elif not isinstance(lost, _LOSSES) or refused == "attempts" or not self._may_wait():
             self.fail(error)
         else:
             self._clear()
             self._pause()
 
-    def _refusal_to_retry(self) -> str | None:
+    def _refusal_to_retry(self, *, patient: bool = False) -> str | None:
         core = self._core
         if self.finished or len(self.record.attempts) - self._unseen >= core.max_attempts:
             return "attempts"
         pods = core.store.fleet.pods_of(self._asked.ask.model)
         if not any(pod.ready and pod.name not in self.tried for pod in pods):
             return "pods"
-        if not core.router.budget.take(core.now()):
-            core.metrics.retries_denied.inc()
+        if not core.router.budget.take(core.now(), patient=patient):
+            core.metrics.retries_denied.inc(not patient)
             return "budget"
         return None
 
@@ -167,7 +169,7 @@ class Attempts(ABC):
         if self.finished or error is None:
             return
         self.tried = frozenset()
-        if self._refusal_to_retry() is None:
+        if self._refusal_to_retry(patient=True) is None:
             self._core.metrics.retries.labels("waited").inc()
             self._attempt()
         elif self._may_wait():
