@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
+from sheaf.cli.explain import attempt_table, print_whole
 from sheaf.cli.main import run
 from sheaf.cli.table import age, columns
 
@@ -167,6 +169,16 @@ def test_explain_shows_every_candidate_term_by_term_the_chosen_one_first(capsys:
     assert shown[2].split() == ["POD", "STANDING", "CACHED", "QUEUE", "PREFILL", "ADAPTER", "HARM", "SILENCE", "TOTAL"]
     assert shown[3].split() == ["->", "base-0", "Healthy", "512", "B", "1.0", "2.0", "0.0", "0.5", "0.0", "3.5"]
     assert [row.split()[0] for row in shown[4:]] == ["base-1", "base-2"]
+
+
+def test_no_cost_is_cut_off_however_narrow_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "smollm2-" + "a" * 80
+    candidate = {"pod": long, "standing": "Candidate", "cached_tokens": 1, "terms": dict.fromkeys(TERMS, 1234.5)}
+    table = attempt_table(1, {"decision": {"pod": long, "candidates": [candidate]}})
+    print_whole(Console(width=80, soft_wrap=True), table)
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert long in row
+    assert row.count("1234.5") == len(TERMS)
 
 
 @pytest.mark.usefixtures("gateway")
