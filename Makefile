@@ -154,6 +154,10 @@ bench-spot: $(STAMP) ## Capacity policies on spot markets, simulated (SPOT=trace
 bench-autoscaling: $(STAMP) ## Autoscalers of peers beside Sheaf's, simulated (TRACE=path for a real trace)
 	$(BIN)/python bench/autoscaling/bench_autoscaling.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
+.PHONY: bench-simulator-speed
+bench-simulator-speed: $(STAMP) ## What a simulated request costs in processor time (ARGS="--pods N --requests N")
+	$(BIN)/python bench/simulator/bench_speed.py $(ARGS)
+
 .PHONY: bench-simulator
 bench-simulator: $(STAMP) ## The simulator against the emulator fleet in real time (on a quiet machine)
 	$(BIN)/python bench/simulator/bench_simulator.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)

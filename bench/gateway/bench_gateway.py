@@ -95,7 +95,7 @@ def _measured(target: Target, folder: Path, repeat: int, seconds: float) -> list
             time.sleep(1.0)
             rows.append(_on_other_core(_streamed(target, repeat, seconds, pid, port)))
             rows.append(_chunks(target.name, repeat, seconds, port))
-    except OSError as error:
+    except (OSError, EOFError) as error:
         print(f"{target.name}: {error}", file=sys.stderr)
     for row in rows:
         print(
@@ -110,7 +110,6 @@ def _direct(folder: Path, repeat: int, seconds: float) -> list[Row]:
     with engines(folder, None) as ports:
         rows = [_paced(DIRECT, repeat, seconds, ports[0])]
     with engines(folder, PACE_MS) as ports:
-        time.sleep(1.0)
         return [*rows, _chunks(DIRECT, repeat, seconds, ports[0])]
 
 
@@ -241,24 +240,17 @@ def _ratio(rows: list[Row], case: str, peers: list[str], best: str, value: str) 
 
 def _added(rows: list[Row], case: str, peers: list[str], value: str) -> float | None:
     """Median over the repeats of what we add by what the best of these peers adds."""
-    added = [
-        replace(row, **{value: max(0.001, getattr(row, value) - less)}) for row, less in _with_direct(rows, case, value)
-    ]
+    direct = _by_repeat(rows, DIRECT, case, value)
+    some = [row for row in rows if row.case == case and row.target != DIRECT and row.rate]
+    added = [replace(row, **{value: max(0.001, getattr(row, value) - direct[row.repeat])}) for row in some]
     return _ratio(added, case, peers, "min", value)
 
 
 def _over(rows: list[Row], case: str, peer: str, value: str) -> float | None:
     """Median over the repeats of ours less the peer's, in the unit of the value."""
-    ours, theirs = (
-        {r.repeat: getattr(r, value) for r in rows if (r.target, r.case) == (n, case)} for n in ("sheaf", peer)
-    )
+    ours, theirs = _by_repeat(rows, "sheaf", case, value), _by_repeat(rows, peer, case, value)
     both = [ours[repeat] - theirs[repeat] for repeat in ours.keys() & theirs.keys()]
     return round(median(both), 3) if both else None
-
-
-def _with_direct(rows: list[Row], case: str, value: str) -> list[tuple[Row, float]]:
-    direct = _by_repeat(rows, DIRECT, case, value)
-    return [(row, direct[row.repeat]) for row in rows if row.case == case and row.target != DIRECT and row.rate]
 
 
 def _by_repeat(rows: list[Row], target: str, case: str, value: str) -> dict[int, float]:
