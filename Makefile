@@ -13,11 +13,11 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
 SOURCES := crds engine gateway operator sheaf
 UNIT := crds/tests engine/tests gateway/tests operator/tests sheaf/tests
-PURE := sheaf_crds sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.continuation sheaf_gateway.gossip sheaf_gateway.routing sheaf_operator.planning
+PURE := sheaf_crds sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.continuation sheaf_gateway.gossip sheaf_gateway.routing sheaf_gateway.warming sheaf_operator.planning
 
 .PHONY: help
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
 $(STAMP): $(LOCK) pyproject.toml
 	@echo "installing into $(VENV) (the first time takes a few minutes: vLLM and torch are large)"
@@ -154,13 +154,13 @@ bench-spot: $(STAMP) ## Capacity policies on spot markets, simulated (SPOT=trace
 bench-autoscaling: $(STAMP) ## Autoscalers of peers beside Sheaf's, simulated (TRACE=path for a real trace)
 	$(BIN)/python bench/autoscaling/bench_autoscaling.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
-.PHONY: bench-simulator-speed
-bench-simulator-speed: $(STAMP) ## What a simulated request costs in processor time (ARGS="--pods N --requests N")
-	$(BIN)/python bench/simulator/bench_speed.py $(ARGS)
-
 .PHONY: bench-simulator
 bench-simulator: $(STAMP) ## The simulator against the emulator fleet in real time (on a quiet machine)
 	$(BIN)/python bench/simulator/bench_simulator.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+.PHONY: bench-simulator-speed
+bench-simulator-speed: $(STAMP) ## What a simulated request costs in processor time, over 8, 100 and 1,000 pods
+	$(BIN)/python bench/simulator/bench_speed.py $(ARGS)
 
 .PHONY: bench-operator
 bench-operator: $(STAMP) ## The operator on a large fleet of pretended nodes and engines

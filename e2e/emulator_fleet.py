@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from nursery import Nursery, Sprout, nursery
 from running_sheaf import await_health, free_port, stop
+
+EMULATOR = "sheaf_engine.emulator.__main__:main"
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Pod:
 
     name: str
     port: int
-    process: subprocess.Popen[str] | None = None
+    process: Sprout | None = None
     draining: bool = False
     deadline: float = 0.0
     losses: int = 0
@@ -49,9 +51,12 @@ class EmulatorFleet:
 
     folder: Path
     arguments: list[str]
+    nursery: Nursery
     pods: list[Pod] = field(default_factory=list)
     version: int = 0
     url: str = ""
+    gateway: int = 0
+    spec: dict[str, object] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self) -> None:
@@ -61,7 +66,7 @@ class EmulatorFleet:
 
     def _write(self) -> None:
         self.version += 1
-        spec = {"source": "hf://org/base", "engine": {"name": "emulator"}}
+        spec = {"source": "hf://org/base", "engine": {"name": "emulator"}, **self.spec}
         model = {"apiVersion": "sheaf.dev/v1alpha1", "kind": "Model", "metadata": {"name": "base"}, "spec": spec}
         document = {"version": self.version, "models": [model], "pods": [pod.entry() for pod in self.pods]}
         draft = self.folder / "fleet.tmp"
@@ -69,19 +74,17 @@ class EmulatorFleet:
         draft.replace(self.folder / "fleet.json")
 
     def start(self, pod: Pod) -> None:
-        command = [sys.executable, "-m", "sheaf_engine.emulator", "--model", "none", "--served-model-name", "base"]
-        command += ["--host", "127.0.0.1", "--port", str(pod.port), *self.arguments]
-        with (self.folder / f"{pod.name}.log").open("a") as log:
-            pod.process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        flags = ["--model", "none", "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(pod.port)]
+        pod.process = self.nursery.start([*flags, *self.arguments], str(self.folder / f"{pod.name}.log"))
 
     def await_pod(self, pod: Pod) -> None:
         assert pod.process is not None
-        await_health(f"http://127.0.0.1:{pod.port}/health", pod.process, self.folder / f"{pod.name}.log", 60)
+        await_health(f"http://127.0.0.1:{pod.port}/health", pod.process, self.folder / f"{pod.name}.log", 60, 0.05)
 
     def lose(self, pod: Pod) -> None:
         """Kill it with no notice, tell the gateway afterwards, and start it again under the same address."""
         assert pod.process is not None
-        pod.process.send_signal(signal.SIGKILL)
+        pod.process.kill()
         pod.process.wait()
         pod.losses += 1
         pod.draining, pod.deadline, pod.ready = False, 0.0, False
@@ -94,23 +97,38 @@ class EmulatorFleet:
         pod.ready = True
         self.write()
 
-    def notice(self, pod: Pod, seconds: float) -> None:
-        """Say that it goes."""
-        pod.draining, pod.deadline = True, time.time() + seconds
+    def notice(self, pod: Pod, seconds: float | None) -> None:
+        """Say that it goes, and when, where that is known."""
+        pod.draining, pod.deadline = True, 0.0 if seconds is None else time.time() + seconds
         self.write()
+
+    def memory(self) -> int:
+        """Bytes that the gateway has in memory."""
+        pages = int(Path(f"/proc/{self.gateway}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
 
     def running(self) -> list[Pod]:
         return [pod for pod in self.pods if pod.process is not None and pod.process.poll() is None]
 
     def metric(self, name: str) -> float:
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.lines(name))
+
+    def lines(self, name: str) -> list[str]:
+        """What the gateway says of a metric."""
         lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+        return [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
 
 
 @contextmanager
 def emulator_fleet(folder: Path, count: int, *arguments: str, **config: object) -> Iterator[EmulatorFleet]:
     """`count` emulators behind one gateway."""
-    fleet = EmulatorFleet(folder, list(arguments), [Pod(f"base-{n}", free_port()) for n in range(count)])
+    with nursery(EMULATOR) as home:
+        pods = [Pod(f"base-{n}", free_port()) for n in range(count)]
+        yield from _running(EmulatorFleet(folder, list(arguments), home, pods), config)
+
+
+def _running(fleet: EmulatorFleet, config: dict[str, object]) -> Iterator[EmulatorFleet]:
+    folder = fleet.folder
     gateway: subprocess.Popen[str] | None = None
     try:
         for pod in fleet.pods:
@@ -125,6 +143,7 @@ def emulator_fleet(folder: Path, count: int, *arguments: str, **config: object) 
         command = [sys.executable, "-m", "sheaf_gateway", "--config", str(folder / "gateway.json")]
         with (folder / "gateway.log").open("w") as log:
             gateway = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ})
+        fleet.gateway = gateway.pid
         await_health(f"{fleet.url}/readyz", gateway, folder / "gateway.log", 60)
         yield fleet
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -122,7 +122,16 @@ def await_line(sheaf: Sheaf, wanted: str, timeout: float) -> None:
     raise AssertionError(f"no line {wanted!r}; printed {sheaf.lines[-20:]}\n{sheaf.logs()}")
 
 
-def stop(process: subprocess.Popen[Any]) -> None:
+class Running(Protocol):
+    """A process as `subprocess.Popen` has it."""
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def stop(process: Running) -> None:
     """End a process that may have ended already."""
     if process.poll() is None:
         process.terminate()
@@ -153,7 +162,7 @@ def bare_vllm(model: Path, name: str, adapters: dict[str, Path], arguments: Sequ
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def await_health(url: str, process: subprocess.Popen[str], log: Path, timeout: float = 240.0) -> None:
+def await_health(url: str, process: Running, log: Path, timeout: float = 240.0, every: float = 0.5) -> None:
     """Wait until the URL answers 200."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and process.poll() is None:
@@ -162,7 +171,7 @@ def await_health(url: str, process: subprocess.Popen[str], log: Path, timeout: f
                 return
         except httpx.HTTPError:
             pass
-        time.sleep(0.5)
+        time.sleep(every)
     raise AssertionError(f"{url} never answered\n" + "\n".join(log.read_text().splitlines()[-30:]))
 
 

@@ -22,7 +22,7 @@ SLOW = {"name": "emulator", "args": ["--profile=custom", "--speed=0.2"]}
 CLIENTS = 12
 BIGGEST = 4
 ANSWER = 40
-ALWAYS = {"start": "00:00", "end": "23:59"}
+ALWAYS = {"start": "00:00", "end": "24:00"}
 
 
 def model(**spec: Any) -> str:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from chart.asked import asked, operator_of
 from chart.helm import CHART, ROOT, Helm, HelmError, helm_binary, named, names, pod_specs
 from chart.values_matrix import MATRIX, REFUSED
 from redis import Redis
@@ -149,9 +150,9 @@ def test_the_token_is_the_given_one_or_a_long_random_one(helm: Helm) -> None:
 def test_a_secret_of_others_is_used_everywhere(helm: Helm) -> None:
     objects = helm.template(MATRIX["secrets of others"])
     assert names(objects, "Secret") == []
-    assert operator_config(objects)["pods"]["agentTokenSecret"] == "their-token"
-    assert mounted(objects, "sheaf-operator") == {"their-token"}
-    assert mounted(objects, "sheaf-gateway") == {"their-token", "their-salt", "their-redis", "their-keys"}
+    assert operator_config(objects)["pods"]["agentTokenSecret"] == "their.token"
+    assert mounted(objects, "sheaf-operator") == {"their.token"}
+    assert mounted(objects, "sheaf-gateway") == {"their.token", "their-salt", "their-redis", "their-keys"}
     shared = {"urlFile": "/etc/sheaf/shared-limits/url", "failOpen": False, "timeout": "100ms", "prefix": "prod"}
     assert gateway_config(objects)["sharedLimits"] == shared
 
@@ -254,6 +255,16 @@ def test_only_gateway_and_operator_reach_engine_pods(helm: Helm) -> None:
     assert all(len(rule["from"]) == 1 for rule in rules)
 
 
+def test_a_fenced_gateway_still_answers_those_who_look_after_it(helm: Helm) -> None:
+    rules = named(rendered("fenced"), "NetworkPolicy", "sheaf-gateway")["spec"]["ingress"]
+    peers = [peer for rule in rules if {"port": "http", "protocol": "TCP"} in rule["ports"] for peer in rule["from"]]
+    names = [next(iter(peer.values()))["matchLabels"] for peer in peers]
+    beside = [one.get("app.kubernetes.io/name") or one.get("name") or one["app"] for one in names]
+    assert sorted(beside) == ["chat", "monitoring", "sheaf-operator", "sheaf-test"]
+    untested = helm.template({"networkPolicy": {"gateway": {"from": [{}]}}, "helmTest": {"enabled": False}})
+    assert len(named(untested, "NetworkPolicy", "sheaf-gateway")["spec"]["ingress"]) == 3
+
+
 def test_only_the_gateway_reaches_redis(helm: Helm) -> None:
     policy = named(helm.template(MATRIX["with redis"]), "NetworkPolicy", "sheaf-redis")["spec"]
     assert policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "sheaf-gateway"
@@ -269,7 +280,7 @@ def test_images_come_from_one_registry_and_digests_win(helm: Helm) -> None:
         "agent": "registry.example.com/ml/sheaf-engine-agent:1.2.3",
         "engine": "registry.example.com/ml/sheaf-engine:1.2.3",
         "pullPolicy": "Always",
-        "pullSecrets": ["pull"],
+        "pullSecrets": ["my.registry"],
     }
 
 
@@ -279,6 +290,26 @@ def test_two_releases_share_no_cluster_wide_name(helm: Helm) -> None:
     wide = [{i["metadata"]["name"] for i in objects if i["kind"] in CLUSTER_WIDE} for objects in (first, second)]
     assert wide[0]
     assert not wide[0] & wide[1]
+
+
+def test_operators_of_one_namespace_compete_for_one_lease(helm: Helm) -> None:
+    for objects in (helm.template(release="red"), helm.template(release="blue", values={"fullnameOverride": "green"})):
+        config = next(json.loads(i["data"]["operator.json"]) for i in objects if "operator.json" in i.get("data", {}))
+        rules = [rule for item in objects if item["kind"] == "Role" for rule in item["rules"]]
+        held = [rule["resourceNames"] for rule in rules if "resourceNames" in rule]
+        assert (config["leaseName"], held) == ("sheaf-operator", [["sheaf-operator"]])
+
+
+def test_a_second_operator_in_a_namespace_is_refused(helm: Helm, tmp_path: Path) -> None:
+    beside = (operator_of("first", "serving"), operator_of("idle", "serving", replicas=0))
+    with asked(tmp_path, "serving", beside) as kubeconfig:
+        there = Helm(helm.path, kubeconfig)
+        with pytest.raises(
+            HelmError, match=r"release first serves the namespace serving already.*operator\.replicas to 0"
+        ):
+            there.template(release="second", options=["--dry-run=server"])
+        assert there.template(release="first", options=["--dry-run=server"])
+        assert there.template({"operator": {"replicas": 0}}, release="second", options=["--dry-run=server"])
 
 
 def test_long_names_stay_within_kubernetes_bounds(helm: Helm) -> None:

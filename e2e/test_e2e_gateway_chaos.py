@@ -35,6 +35,7 @@ from chaos_kv_events import Liar, text
 pytestmark = pytest.mark.timeout(120)
 
 TIMES = {"connect": "500ms", "firstByte": "1s", "idle": "1s", "stall": "1s", "continuation": "1s"}
+MOST_DRAWN = 40
 BOUND = 12.0
 """Seconds: three attempts of a second to the head and a second within the body, a continuation, and room."""
 
@@ -208,6 +209,30 @@ async def test_a_pod_that_hangs_gets_next_to_nothing_long_before_its_requests_ti
         found = await asyncio.gather(*asking)
     late = [outcome for outcome in found if outcome.kind != "right"]
     assert len(late) == len(fleet.engines["base"][0].asked) <= 5
+
+
+async def test_a_pod_that_hangs_with_a_prefix_that_all_share_is_left_as_soon_as_it_is_silent_for_too_long(
+    tmp_path: Path,
+) -> None:
+    shared = "All that was said before, word for word. " * 400
+    async with chaos_fleet(tmp_path, {"base": 10}) as fleet, clients() as session:
+        engines = fleet.engines["base"]
+        for engine in engines:
+            engine.script = works
+        for n in range(60):
+            await ask(session, fleet, question("base", f"{n} " * 60, stream=True), BOUND)
+        holder = (await ask(session, fleet, question("base", shared, stream=True), BOUND)).pod
+        sick = engines[int(holder.rpartition("-")[2])]
+        sick.script, before = hang, len(sick.asked)
+        asking = []
+        for n in range(300):
+            document = question("base", f"{shared} {n}", stream=n % 2 > 0)
+            asking.append(asyncio.create_task(ask(session, fleet, document, 10.0)))
+            await asyncio.sleep(0.02)
+        found = await asyncio.gather(*asking)
+        drawn = sick.asked[before:]
+    print(f"drew {len(drawn)} requests in {drawn[-1] - drawn[0]:.2f} s")
+    assert sum(outcome.kind != "right" for outcome in found) == len(drawn) <= MOST_DRAWN
 
 
 def nonsense() -> dict[str, Script]:

@@ -4,7 +4,9 @@ Every autoscaler runs the same fleet, admission and router on the same requests.
 choose. The peers (sheaf/sheaf/simulator/peers.py) are run over a range of targets; of each peer the run counts that
 needs the fewest GPU hours among those that attain the SLO: the promised share of requests, or what Sheaf attained where
 that is less. So peers have a target chosen in hindsight on this very trace. `gpu_hours_vs_best_peer` is Sheaf's GPU
-hours by the fewest of those. docs/autoscaling.md explains the settings, and what was seen of which trace.
+hours by the fewest of those. The row `hindsight` is the cheapest schedule found by one who knows the trace
+(hindsight.py), so it says how much there is to be had. docs/autoscaling.md explains the settings, and what was seen of
+which trace.
 """
 
 import argparse
@@ -21,10 +23,11 @@ from pathlib import Path
 from statistics import mean
 
 import orjson
+from hindsight import Planned, Schedule, Search, Trial
 from rich.console import Console
 from rich.table import Table
 from sheaf.simulator.calls import Call
-from sheaf.simulator.outcome import quantile
+from sheaf.simulator.outcome import Outcome, quantile
 from sheaf.simulator.peers import Apa, Hpa, Kpa, PeerScaler, Rule
 from sheaf.simulator.policies.registry import POLICIES
 from sheaf.simulator.scaling import Autoscaler
@@ -35,6 +38,7 @@ from sheaf_engine.timing import TimingProfile
 from sheaf_operator.planning import FleetIndex
 
 OURS = "sheaf"
+BOUND = "hindsight"
 PEERS: Mapping[str, Callable[[float], Rule]] = {
     "hpa": Hpa,
     "hpa-60s": lambda target: Hpa(target, stabilization=60.0),
@@ -44,6 +48,7 @@ PEERS: Mapping[str, Callable[[float], Rule]] = {
     "apa-60s": lambda target: Apa(target, cooldown=60.0),
 }
 PEERS_LOOK_S = 2.0
+AHEAD_S = 10.0
 PROMISED = 0.95
 
 
@@ -90,6 +95,8 @@ def main() -> None:
     print(_line(rows[-1]), file=sys.stderr, flush=True)
     for name in [name for name in options.peers.split(",") if name] or list(PEERS):
         rows += _sweep(name, _floor(rows[0]), calls, stage, options)
+    bound = _hindsight(rows[0], calls, stage, options) if options.bound_runs else None
+    rows += [bound] if bound else []
     _report(rows, calls, stage, options)
 
 
@@ -110,6 +117,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--begin-with", type=int, default=0, help="replicas at the start; default: what suits all")
     parser.add_argument("--pattern", choices=("rough", "smooth"), default="rough", help="of generated load")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bound-runs", type=int, default=24, help="runs of the search for the best schedule; 0: none")
+    parser.add_argument("--block", type=float, default=300.0, help="seconds for which such a schedule keeps a number")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     return parser.parse_args()
 
@@ -204,26 +213,33 @@ def _objects(stage: Stage, options: argparse.Namespace, replicas: int) -> list[K
 
 
 def _measure(name: str, target: float, calls: Sequence[Call], stage: Stage, options: argparse.Namespace) -> Row:
-    start = options.begin_with or 8
-    objects = _objects(stage, options, start)
-
     def peer(index: FleetIndex, profiles: Mapping[str, TimingProfile], _: float) -> Autoscaler:
         return PeerScaler(index, {model: PEERS[name](target) for model in profiles})
 
     setting = Setting(cold_start_s=options.cold_start)
     if name != OURS:
         setting = replace(setting, scaler=peer, scale_every_s=PEERS_LOOK_S)
+    return _run((name, target), calls, stage, options, options.begin_with or 8, setting)[0]
+
+
+def _run(
+    name: tuple[str, float],
+    calls: Sequence[Call],
+    stage: Stage,
+    options: argparse.Namespace,
+    start: int,
+    setting: Setting,
+) -> tuple[Row, Outcome]:
     began = time.process_time()
-    world = World(objects, POLICIES["sheaf"](options.seed), setting)
+    world = World(_objects(stage, options, start), POLICIES["sheaf"](options.seed), setting)
     wanted: list[int] = []
     _record(world, wanted)
     result = world.run(list(calls))
     took = time.process_time() - began
     outcome = result.outcome
     hours = calls[-1].arrival / 3600.0
-    return Row(
-        name,
-        target,
+    row = Row(
+        *name,
         result.bill.pod_seconds / 3600.0,
         outcome.attainment(stage.ttft, stage.tpot),
         quantile(outcome.ttft, 0.5),
@@ -236,6 +252,38 @@ def _measure(name: str, target: float, calls: Sequence[Call], stage: Stage, opti
         sum(a != b for a, b in pairwise(wanted)),
         took,
     )
+    return row, outcome
+
+
+def _hindsight(own: Row, calls: Sequence[Call], stage: Stage, options: argparse.Namespace) -> Row | None:
+    """The cheapest schedule found by one who knows the trace, at the SLO or what Sheaf attained."""
+    begin = 2 * options.cold_start + 10.0
+    rows: dict[Schedule, Row] = {}
+
+    def measure(schedule: Schedule) -> Trial:
+        def planned(index: FleetIndex, _: Mapping[str, TimingProfile], __: float) -> Autoscaler:
+            return Planned(index, schedule, begin)
+
+        setting = Setting(cold_start_s=options.cold_start, scaler=planned)
+        row, outcome = _run((BOUND, 0.0), calls, stage, options, schedule.numbers[0], setting)
+        rows[schedule] = row
+        print(_line(row), schedule.numbers, file=sys.stderr, flush=True)
+        return Trial(schedule, row.attained, _blocks(outcome, stage, begin, schedule), row.gpu_hours)
+
+    ahead = options.cold_start + AHEAD_S
+    search = Search(measure, calls[-1].arrival, options.block, ahead, _floor(own), options.bound_runs)
+    found = search.best(max(1, round(own.replicas_mean) - 1))
+    return rows[found.schedule] if found else None
+
+
+def _blocks(outcome: Outcome, stage: Stage, begin: float, schedule: Schedule) -> tuple[float, ...]:
+    """The share of the requests of each block within the bounds; 1 where none came."""
+    asked, kept = [0] * len(schedule.numbers), [0] * len(schedule.numbers)
+    for arrival, ttft, tpot in zip(outcome.arrival, outcome.ttft, outcome.tpot, strict=True):
+        block = min(int((arrival - begin) // schedule.block_s), len(asked) - 1)
+        asked[block] += 1
+        kept[block] += ttft <= stage.ttft and tpot <= stage.tpot
+    return tuple(good / count if count else 1.0 for good, count in zip(kept, asked, strict=True))
 
 
 def _record(world: World, wanted: list[int]) -> None:
@@ -286,7 +334,7 @@ def best(rows: Iterable[Row], attained: float) -> dict[str, Row]:
     """Of each peer the run with the fewest GPU hours among those that attain as much."""
     found: dict[str, Row] = {}
     for row in rows:
-        if row.scaler != OURS and row.attained >= attained:
+        if row.scaler not in (OURS, BOUND) and row.attained >= attained:
             kept = found.get(row.scaler)
             found[row.scaler] = row if kept is None or row.gpu_hours < kept.gpu_hours else kept
     return found
@@ -296,7 +344,8 @@ def _report(rows: list[Row], calls: Sequence[Call], stage: Stage, options: argpa
     own = rows[0]
     peers = best(rows, _floor(own))
     table = Table("autoscaler", "target", "GPU h", "attained", "TTFT p95 s", "TPOT p95 s", "turns/h", "ratio", box=None)
-    for row in (own, *peers.values()):
+    bound = [row for row in rows if row.scaler == BOUND]
+    for row in (own, *peers.values(), *bound):
         table.add_row(
             row.scaler,
             f"{row.target:g}" if row.target else "",
@@ -311,6 +360,10 @@ def _report(rows: list[Row], calls: Sequence[Call], stage: Stage, options: argpa
     ratios = {"direction_changes_per_hour": round(own.turns, 2), "attained": round(own.attained, 4)}
     if peers:
         ratios["gpu_hours_vs_best_peer"] = round(own.gpu_hours / min(row.gpu_hours for row in peers.values()), 4)
+        if bound:
+            least = bound[0].gpu_hours
+            ratios["gpu_hours_vs_hindsight"] = round(own.gpu_hours / least, 4)
+            ratios["hindsight_vs_best_peer"] = round(least / min(row.gpu_hours for row in peers.values()), 4)
         print(f"gpu_hours_vs_best_peer {ratios['gpu_hours_vs_best_peer']:.3f}")
     content = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},

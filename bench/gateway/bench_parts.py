@@ -62,7 +62,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "ask the engine": [(call.Call, "_send"), (call.Call, "_attempt")],
     "read the answer": [(UpstreamConnection, "data_received")],
     "write the answer": [(call, "answer_lines"), (responder.ConnectionResponder, "reply_joined")],
-    "find the usage": [(call, "find_usage")],
+    "find the usage": [(call, "reported")],
     "end": [(call.Call, "on_whole"), (call.Call, "_finish"), (entry.Entry, "close")],
     "metrics, SLOs": [(inference.Inference, "_measure")],
     "access log": [(inference, "_line"), (access.AccessLog, "add"), (access.AccessLog, "flush")],

@@ -3,7 +3,8 @@
 Each workload is sent in real time, over HTTP, to emulator processes (`python -m sheaf_engine.emulator`), in turn to one
 after the other; and simulated with the same calls, profile and turns. Errors are relative for times to first token, and
 differences of shares for the hit rate of prefix caches. The machine has to be quiet: what HTTP and a busy machine cost
-is what the simulator leaves out. docs/simulator.md explains the figures.
+is what the simulator leaves out. How quiet it was is in the figures: the load when each workload began, and by how much
+the client itself was late in sending (`late_p99`). docs/simulator.md explains the figures.
 """
 
 import argparse
@@ -43,6 +44,7 @@ class Seen:
     p99: float
     hit_rate: float
     answered: int
+    late_p99: float = 0.0
 
 
 def main() -> None:
@@ -51,9 +53,10 @@ def main() -> None:
     profile = PRESETS[options.profile].with_changes(max_model_len=LONGEST, num_blocks=options.blocks)
     rows = []
     for name, calls in _workloads(options).items():
-        simulated = _simulate(calls, profile, options.pods)
+        simulated, load = _simulate(calls, profile, options.pods), os.getloadavg()[0]
         real = asyncio.run(_serve(calls, profile, options.pods))
-        rows.append({"workload": name, "requests": len(calls), "simulated": asdict(simulated), "real": asdict(real)})
+        row = {"workload": name, "requests": len(calls), "load": round(load, 2)}
+        rows.append({**row, "simulated": asdict(simulated), "real": asdict(real)})
         print(name, simulated, real, file=sys.stderr, flush=True)
     _report(rows, options)
 
@@ -96,15 +99,16 @@ async def _serve(calls: Sequence[Call], profile: TimingProfile, pods: int) -> Se
         session = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=PATIENCE, connector=aiohttp.TCPConnector(limit=0))
         )
+        bodies = [_body(call) for call in calls]
         begin = time.perf_counter() + 0.5
         asked = (
-            _ask(session, urls[place % pods], call, begin + call.arrival - calls[0].arrival)
-            for place, call in enumerate(calls)
+            _ask(session, urls[place % pods], call, body, begin + call.arrival - calls[0].arrival)
+            for place, (call, body) in enumerate(zip(calls, bodies, strict=True))
         )
         found = [one for one in await asyncio.gather(*asked) if one is not None]
     cached, prompt = sum(one[1] for one in found), sum(one[2] for one in found)
-    ttft = [one[0] for one in found]
-    return Seen(quantile(ttft, 0.5), quantile(ttft, 0.99), cached / max(1, prompt), len(found))
+    ttft, late = [one[0] for one in found], quantile([one[3] for one in found], 0.99)
+    return Seen(quantile(ttft, 0.5), quantile(ttft, 0.99), cached / max(1, prompt), len(found), late)
 
 
 @contextlib.asynccontextmanager
@@ -139,9 +143,9 @@ async def _up(url: str) -> None:
     raise SystemExit(f"{url}: the emulator did not answer within 30 s; run it by hand to see why")
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, call: Call, at: float) -> tuple[float, int, int] | None:
-    """Time to first token, cached and all prompt tokens; None where the answer was no stream."""
-    body = orjson.dumps(
+def _body(call: Call) -> bytes:
+    """What is asked, made before time counts."""
+    return orjson.dumps(
         {
             "model": MODEL,
             "prompt": _tokens(call),
@@ -151,6 +155,12 @@ async def _ask(session: aiohttp.ClientSession, url: str, call: Call, at: float) 
             "stream_options": {"include_usage": True},
         }
     )
+
+
+async def _ask(
+    session: aiohttp.ClientSession, url: str, call: Call, body: bytes, at: float
+) -> tuple[float, int, int, float] | None:
+    """Time to first token, cached and all prompt tokens, how late it was sent; None where the answer was no stream."""
     await asyncio.sleep(max(0.0, at - time.perf_counter()))
     sent, first, last = time.perf_counter(), 0.0, b""
     async with session.post(url, data=body, headers={"content-type": "application/json"}) as answer:
@@ -163,7 +173,7 @@ async def _ask(session: aiohttp.ClientSession, url: str, call: Call, at: float) 
                 last = line
     usage = orjson.loads(last[6:]).get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
-    return first - sent, details.get("cached_tokens") or 0, call.input_tokens
+    return first - sent, details.get("cached_tokens") or 0, call.input_tokens, sent - at
 
 
 def _tokens(call: Call) -> list[int]:
@@ -178,7 +188,8 @@ def _tokens(call: Call) -> list[int]:
 
 
 def _report(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
-    table = Table("workload", "requests", "TTFT p50", "real", "p99", "real", "hit rate", "real", box=None)
+    headings = ("workload", "requests", "TTFT p50", "real", "p99", "real", "hit rate", "real", "load", "sent late, p99")
+    table = Table(*headings, box=None)
     errors: dict[str, list[float]] = {"ttft_p50_error": [], "ttft_p99_error": [], "hit_rate_error": []}
     for row in rows:
         ours, real = Seen(**row["simulated"]), Seen(**row["real"])  # type: ignore[arg-type]
@@ -186,9 +197,8 @@ def _report(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
         errors["ttft_p99_error"].append(abs(ours.p99 / real.p99 - 1.0))
         errors["hit_rate_error"].append(abs(ours.hit_rate - real.hit_rate))
         times = (f"{value:.3f} s" for value in (ours.p50, real.p50, ours.p99, real.p99))
-        table.add_row(
-            str(row["workload"]), str(row["requests"]), *times, f"{ours.hit_rate:.3f}", f"{real.hit_rate:.3f}"
-        )
+        rates = (f"{ours.hit_rate:.3f}", f"{real.hit_rate:.3f}", f"{row['load']}", f"{real.late_p99 * 1e3:.1f} ms")
+        table.add_row(str(row["workload"]), str(row["requests"]), *times, *rates)
     Console(width=120).print(table)
     ratios = {key: round(max(values), 5) for key, values in errors.items()}
     for key, value in ratios.items():

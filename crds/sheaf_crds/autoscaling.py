@@ -8,10 +8,12 @@ from sheaf_crds.base import ApiType, Duration, Name
 from sheaf_crds.meta import AGE_COLUMN, READY_COLUMNS, Column, KubeObject, Status
 
 TIME_OF_DAY_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+END_OF_WINDOW_PATTERN = r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"
 TIME_ZONE_PATTERN = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$"
 
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 TimeOfDay = Annotated[str, Field(pattern=TIME_OF_DAY_PATTERN, min_length=5, max_length=5)]
+EndOfWindow = Annotated[str, Field(pattern=END_OF_WINDOW_PATTERN, min_length=5, max_length=5)]
 TimeZone = Annotated[str, Field(pattern=TIME_ZONE_PATTERN, min_length=1, max_length=64)]
 Signal = Literal["SLO", "Concurrency", "QueuePressure"]
 
@@ -60,7 +62,9 @@ class Schedule(ApiType):
         json_schema_extra={"listSet": True},
     )
     start: TimeOfDay = Field(description="When it opens, HH:MM.")
-    end: TimeOfDay = Field(description="When it closes, HH:MM; earlier than start: on the next day.")
+    end: EndOfWindow = Field(
+        description="When it closes, HH:MM; earlier than start: on the next day; 24:00: with the end of the day."
+    )
     time_zone: TimeZone = Field(default="UTC", description="IANA time zone of start and end, such as Europe/Berlin.")
     min_replicas: int | None = Field(default=None, ge=0, le=10_000, description="Floor while the window is open.")
     max_replicas: int | None = Field(default=None, ge=1, le=10_000, description="Ceiling while the window is open.")
@@ -81,8 +85,10 @@ class AutoscalingPolicySpec(ApiType):
         description="Value to hold for each replica: requests (Concurrency, where it is required) or share of capacity "
         "from 0 to 1 (QueuePressure). SLO needs none.",
     )
-    min_replicas: int = Field(default=1, ge=0, le=10_000, description="Never fewer replicas than this.")
-    max_replicas: int = Field(default=1, ge=1, le=10_000, description="Never more replicas than this.")
+    min_replicas: int = Field(
+        default=1, ge=0, le=10_000, description="Never fewer replicas than this; 0 goes with scaleToZero only."
+    )
+    max_replicas: int = Field(ge=1, le=10_000, description="Never more replicas than this.")
     scale_up: ScaleRule = Field(default_factory=ScaleRule, description="How fast replicas are added.")
     scale_down: ScaleDownRule = Field(default_factory=ScaleDownRule, description="How fast replicas are removed.")
     scale_to_zero: ScaleToZero | None = Field(
@@ -121,7 +127,7 @@ class AutoscalingPolicy(KubeObject):
     )
 
     kind: Literal["AutoscalingPolicy"] = Field(default="AutoscalingPolicy", description="AutoscalingPolicy.")
-    spec: AutoscalingPolicySpec = Field(default_factory=AutoscalingPolicySpec, description="How Models scale.")
+    spec: AutoscalingPolicySpec = Field(description="How Models scale.")
     status: AutoscalingPolicyStatus = Field(
         default_factory=AutoscalingPolicyStatus, description="What was observed of the AutoscalingPolicy."
     )

@@ -17,6 +17,7 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 DURATION_PATTERN = (
     r"^([0-9]{1,6}(\.[0-9]{1,3})?h)?([0-9]{1,6}(\.[0-9]{1,3})?m)?"
@@ -119,6 +120,7 @@ Size = Annotated[
     WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN, "minLength": 1, "maxLength": 32}),
 ]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
+Subdomain = Annotated[str, Field(pattern=SUBDOMAIN_PATTERN, min_length=1, max_length=253)]
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, min_length=71, max_length=71)]
 
 

@@ -59,7 +59,13 @@ class Accelerator(ApiType):
     type: Annotated[str, Field(pattern=ACCELERATOR_PATTERN, min_length=1, max_length=63)] = Field(
         description="Type as nodes carry it in the label sheaf.dev/accelerator, such as nvidia-l4."
     )
-    count: int = Field(default=1, ge=1, le=64, description="Accelerators for one replica.")
+    count: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Accelerators for one replica: the engine splits the "
+        "model over them (tensor parallelism), unless engine.args set another parallelism.",
+    )
 
 
 class Lora(ApiType):
@@ -103,8 +109,8 @@ class Spot(ApiType):
         default=None,
         ge=0,
         le=100,
-        description="Spot replicas beyond those wanted, against losses. Default: as many as the installation's prices "
-        "make worth it, none where it knows no prices.",
+        description="Spot replicas beyond those wanted, against losses; at most as many as run on spot. Default: as "
+        "many as the installation's prices make worth it, none where it knows no prices.",
     )
 
 
@@ -121,7 +127,10 @@ class ModelSpec(ApiType):
     )
     engine: Engine = Field(default_factory=Engine, description="The program that runs the model.")
     accelerators: Annotated[tuple[Accelerator, ...], Field(max_length=8)] = Field(
-        default=(), description="Accelerators in order of preference; none: the model runs on CPU."
+        default=(),
+        description="Accelerators in order of preference, alternatives of one pod: those that differ from the first in "
+        "count, resource, image or environment are left out, as the condition Resolved says. None: the model runs on "
+        "CPU.",
     )
     lora: Lora = Field(default_factory=Lora, description="LoRA capacity of a replica.")
     replicas: int = Field(
@@ -140,10 +149,14 @@ class ModelSpec(ApiType):
     )
     spot: Spot = Field(default_factory=Spot, description="Use of spot capacity.")
     startup_timeout: Duration = Field(
-        default=900.0, description="How long a replica may take from its start until it is ready."
+        default=900.0,
+        description="How long a replica may take from its start until it is ready. A change restarts no replica that "
+        "serves; one that was ended for taking longer than was allowed before is made anew.",
     )
     drain_timeout: Duration = Field(
-        default=60.0, description="How long a replica may take to finish its streams when it has to go."
+        default=60.0,
+        description="How long a replica may take to finish its streams when it has to go. A change restarts no "
+        "replica; where others than Sheaf end a pod that was made before, it has the time that it was made with.",
     )
     slo_ref: Ref | None = Field(default=None, description="The SLO that callers of this Model were promised.")
     autoscaling_policy_ref: Ref | None = Field(
@@ -158,7 +171,11 @@ class SpotZone(ApiType):
 
     zone: str = Field(description="Name of the zone.", min_length=1, max_length=253)
     losses: float = Field(default=0.0, ge=0, description="Pods that were taken there.")
-    hours: float = Field(default=0.0, ge=0, description="Hours for which pods, now gone, were held there.")
+    hours: float = Field(
+        default=0.0,
+        ge=0,
+        description="Hours for which pods, now gone, were held there, weighed by the danger of their age.",
+    )
     placed: float = Field(default=0.0, ge=0, description="Pods, now gone, that found capacity there.")
     refused: float = Field(default=0.0, ge=0, description="Pods that found none.")
     updated_at: datetime | None = Field(default=None, description="When the counts were right.")
@@ -190,7 +207,9 @@ class ModelAutoscaling(ApiType):
     policy: str = Field(default="", max_length=63, description="Name of the AutoscalingPolicy that decides.")
     desired_replicas: int = Field(default=0, ge=0, description="Replicas decided last.")
     cold_start: Duration | None = Field(
-        default=None, description="Time from a pod's creation until it serves, as pods showed."
+        default=None,
+        description="Time from a pod's creation until it serves, as pods showed; of the time without a node at most 5m "
+        "count, of the rest at most startupTimeout.",
     )
     season: Annotated[tuple[float, ...], Field(max_length=168)] = Field(
         default=(),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 from sheaf_crds.adapter import ADAPTER_SOURCE_PATTERN
-from sheaf_crds.autoscaling import TIME_OF_DAY_PATTERN, TIME_ZONE_PATTERN
+from sheaf_crds.autoscaling import END_OF_WINDOW_PATTERN, TIME_OF_DAY_PATTERN, TIME_ZONE_PATTERN
 from sheaf_crds.base import PATTERN_HINTS
 from sheaf_crds.model import ACCELERATOR_PATTERN, ENV_PATTERN, MODEL_SOURCE_PATTERN, OPTIONAL_TEXT_PATTERN, TEXT_PATTERN
 from sheaf_crds.rules import Finding, Path, Tree
@@ -25,6 +25,7 @@ PATTERN_WORDS = PATTERN_HINTS | {
     ENV_PATTERN: "write letters, digits and '_', not beginning with a digit",
     ACCELERATOR_PATTERN: "write lower-case letters, digits, '-' and '.', such as nvidia-l4",
     TIME_OF_DAY_PATTERN: "write a time of day from 00:00 to 23:59",
+    END_OF_WINDOW_PATTERN: "write a time of day from 00:00 to 24:00",
     TIME_ZONE_PATTERN: "write the name of an IANA time zone, such as UTC or Europe/Berlin",
 }
 _KNOWN_AS = {

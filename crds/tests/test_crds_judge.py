@@ -26,7 +26,7 @@ def adapter(name: str = "pirate", created: int | None = None, of: str = "base", 
 
 def policy(**spec: Any) -> AutoscalingPolicy:
     return AutoscalingPolicy.model_validate(
-        {"metadata": metadata("steady"), "spec": {"signal": "QueuePressure"} | spec}
+        {"metadata": metadata("steady"), "spec": {"signal": "QueuePressure", "maxReplicas": 4} | spec}
     )
 
 

@@ -83,7 +83,9 @@ def test_objects_before_a_syntax_error_are_kept() -> None:
 def test_good_objects_are_kept_beside_broken_ones_and_sorted_by_kind() -> None:
     bad = MODEL % ("bad", "hf://org")
     slo = "apiVersion: sheaf.dev/v1alpha1\nkind: SLO\nmetadata: {name: chat}\n"
-    policy = "apiVersion: sheaf.dev/v1alpha1\nkind: AutoscalingPolicy\nmetadata: {name: steady}\n"
+    policy = (
+        "apiVersion: sheaf.dev/v1alpha1\nkind: AutoscalingPolicy\nmetadata: {name: steady}\nspec: {maxReplicas: 4}\n"
+    )
     adapter = "apiVersion: sheaf.dev/v1alpha1\nkind: Adapter\nmetadata: {name: a}\nspec: {modelRef: {name: base}, source: hf://o/l}\n"
     text = "---\n".join([bad, slo, policy, adapter, MODEL % ("base", SOURCE)])
     declared = parse([ManifestFile("x", text.encode())]).declared()
@@ -183,7 +185,9 @@ def test_no_damage_to_a_good_manifest_makes_the_reader_fail(damage: list[tuple[i
 
 
 def test_a_time_zone_that_there_is_is_no_mistake() -> None:
-    window = "spec: {schedules: [{name: day, start: '08:00', end: '09:00', minReplicas: 1, timeZone: UTC}]}"
+    window = (
+        "spec: {maxReplicas: 2, schedules: [{name: day, start: '08:00', end: '09:00', minReplicas: 1, timeZone: UTC}]}"
+    )
     assert lines(f"apiVersion: sheaf.dev/v1alpha1\nkind: AutoscalingPolicy\nmetadata: {{name: p}}\n{window}\n") == []
 
 

@@ -23,6 +23,7 @@ PERCENTILES = ("p50", "p90", "p95", "p99")
 REQUIRED: dict[str, dict[str, Any]] = {
     "Model": {"source": "hf://org/name"},
     "Adapter": {"modelRef": {"name": "base"}, "source": "hf://org/lora"},
+    "AutoscalingPolicy": {"maxReplicas": 1},
 }
 
 

@@ -18,7 +18,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "Model": {"source": "hf://org/name"},
     "Adapter": {"modelRef": {"name": "base"}, "source": "hf://org/lora"},
     "SLO": {},
-    "AutoscalingPolicy": {},
+    "AutoscalingPolicy": {"maxReplicas": 8},
 }
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
 

@@ -13,12 +13,12 @@ MATRIX: dict[str, dict[str, Any]] = {
     "one of each": {"operator": {"replicas": 1}, "gateway": {"replicas": 1}},
     "private registry": {
         "image": {"registry": "registry.example.com/ml/", "tag": "1.2.3", "pullPolicy": "Always"},
-        "imagePullSecrets": [{"name": "pull"}],
+        "imagePullSecrets": [{"name": "my.registry"}],
         "gateway": {"image": {"digest": "sha256:" + "a" * 64}},
     },
     "keys": {"gateway": {"apiKeys": {"keys": [KEY]}}, "helmTest": {"apiKeySecret": {"name": "my-key"}}},
     "secrets of others": {
-        "agentToken": {"existingSecret": "their-token"},
+        "agentToken": {"existingSecret": "their.token"},
         "gateway": {
             "apiKeys": {"existingSecret": "their-keys"},
             "cacheSalt": {"existingSecret": "their-salt"},
@@ -46,9 +46,16 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "fenced": {
         "networkPolicy": {
-            "gateway": {"from": [{"podSelector": {}}]},
+            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+            "gateway": {"from": [{"podSelector": {"matchLabels": {"app": "chat"}}}]},
             "engines": {"egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}]},
         }
+    },
+    "measured": {
+        "operator": {
+            "speeds": {"nvidia-l4": {"step_overhead_s": 0.06, "prefill_token_s": 1e-4, "num_blocks": 99, "name": "x"}}
+        },
+        "market": {"zones": ["a", "b"], "prices": {"nvidia-l4": {"onDemand": 0.7, "spot": 0.28}}},
     },
     "unfenced": {"networkPolicy": {"enabled": False}},
     "with redis": {"redis": {"enabled": True}},
@@ -91,7 +98,7 @@ MATRIX: dict[str, dict[str, Any]] = {
             "sharedMemory": "8Gi",
             "scratchLimit": "10Gi",
             "hostPaths": ["/mnt/nvme"],
-            "s3": {"secret": "aws", "endpointUrl": "https://minio.example.com", "region": "eu-1"},
+            "s3": {"secret": "aws.keys", "endpointUrl": "https://minio.example.com", "region": "eu-1"},
             "hf": {"secret": "hub", "key": "hf-token", "endpoint": "https://hub.example.com"},
             "https": {"allowPrivateAddresses": True, "caFile": "/etc/ca/ca.pem"},
             "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
@@ -138,6 +145,23 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown limit": ({"gateway": {"limits": {"maxBodies": 1}}}, ("/gateway/limits", "maxBodies")),
     "an unknown time": ({"gateway": {"times": {"connect": "2 seconds"}}}, ("/gateway/times/connect",)),
     "an ingress without host": ({"gateway": {"ingress": {"enabled": True}}}, ("/gateway/ingress/hosts",)),
+    "a speed by another name": (
+        {"operator": {"speeds": {"nvidia-l4": {"stepOverhead": 1}}}},
+        ("/operator/speeds/nvidia-l4", "step_overhead_s"),
+    ),
+    "a price without its main figure": (
+        {"market": {"prices": {"cpu": {"spot": 1}}}},
+        ("/market/prices/cpu", "onDemand"),
+    ),
+    "a Secret that cannot be": ({"imagePullSecrets": [{"name": "my..registry"}]}, ("/imagePullSecrets/0/name",)),
+    "a Secret without a name": ({"imagePullSecrets": [{"name": ""}]}, ("/imagePullSecrets/0/name",)),
+    "a folder that is none": ({"engines": {"hostPaths": ["/mnt/../etc"]}}, ("/engines/hostPaths/0",)),
+    "a quantity in words": (
+        {"engines": {"resources": {"vllm": {"requests": {"memory": "8 GB"}}}}},
+        ("/engines/resources/vllm/requests/memory",),
+    ),
+    "a claim without a name": ({"engines": {"modelCache": {"type": "Claim"}}}, ("/engines/modelCache", "claim")),
+    "a volume without a name": ({"engines": {"volumes": [{"emptyDir": {}}]}}, ("/engines/volumes/0", "name")),
     "a long name": ({"fullnameOverride": "x" * 41}, ("/fullnameOverride",)),
     "a percentage of budgets": (
         {"gateway": {"podDisruptionBudget": {"maxUnavailable": "half"}}},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sheaf_operator.__main__ import main
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 
 KILLED = 137

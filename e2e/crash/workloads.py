@@ -78,7 +78,9 @@ WORKLOADS = [
     Workload(
         "create",
         [],
-        applying([an_object("SLO", "chat"), an_object("AutoscalingPolicy", "steady"), *SERVING, adapter("b")]),
+        applying(
+            [an_object("SLO", "chat"), an_object("AutoscalingPolicy", "steady", maxReplicas=1), *SERVING, adapter("b")]
+        ),
     ),
     Workload("scale-up", [model(1), adapter("a")], applying([model(3)])),
     Workload("scale-down", [model(3), adapter("a")], applying([model(1)])),

@@ -1,7 +1,7 @@
 """A hundred bad objects: each a good one with something wrong, so that the good one is the mend.
 
 `REFUSED` never enter the cluster; `words` are what the API server's message has to hold. `REPORTED` enter, because no
-single object shows what is wrong, and show Ready=False with `reason`.
+single object shows what is wrong, and show `condition` False with `reason`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class Bad:
     changes: Mapping[str, Any]
     words: str = ""
     reason: str = ""
+
+    @property
+    def condition(self) -> str:
+        """Which condition says it: what a Model is served without keeps it from nothing."""
+        return "Resolved" if self.reason in _RESOLVED else "Ready"
 
     @property
     def wrong(self) -> Object:
@@ -161,7 +166,7 @@ _REFUSED: tuple[tuple[str, str, Any, str], ...] = (
     ("AutoscalingPolicy", "schedules", [{"name": "x", "start": "08:00", "end": "18:00"}], "changes nothing"),
 )
 
-# Kind, changes, and the reason of Ready=False.
+# Kind, changes, and the reason of the condition that is False.
 _REPORTED: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("Adapter", {"modelRef.name": "nowhere"}, "ModelNotFound"),
     ("Adapter", {"modelRef.name": "without-lora"}, "LoraDisabled"),
@@ -179,10 +184,12 @@ _REPORTED: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("Model", {".metadata.name": "older"}, "NameClash"),
 )
 
+_RESOLVED = ("SLONotFound", "AutoscalingPolicyNotFound", "SLOMissing", "BoundsExclude")
+
 # What the reported ones need around them.
 AROUND: tuple[tuple[str, str, Object], ...] = (
     ("Model", "without-lora", emulated(replicas=0, lora={"slots": 0})),
-    ("AutoscalingPolicy", "follows-slo", {"signal": "SLO"}),
+    ("AutoscalingPolicy", "follows-slo", {"signal": "SLO", "maxReplicas": 2}),
     ("AutoscalingPolicy", "needs-three", {"signal": "Concurrency", "target": 1, "minReplicas": 3, "maxReplicas": 4}),
     ("Adapter", "older", GOOD["Adapter"]),
 )

@@ -80,7 +80,7 @@ def test_what_others_show_to_be_wrong_is_told_and_mended_by_an_edit(
             answer = create(api, bad.kind, bad.wrong)
             assert answer.status_code == 201, answer.text
         for bad in reported():
-            said = sheaf.says(bad.kind.lower(), bad.name, "Ready", "False", bad.reason)
+            said = sheaf.says(bad.kind.lower(), bad.name, bad.condition, "False", bad.reason)
             assert len(said.split("; ")) > 1, f"{bad.reason} names no mend: {said}"
         mend(sheaf, api)
     assert load.failed == 0, load
@@ -96,7 +96,7 @@ def mend(sheaf: Fleet, api: httpx.Client) -> None:
         assert answer.status_code == 200, answer.text
     sheaf.kubectl.delete("adapter", "older")
     for bad in reported():
-        sheaf.says(bad.kind.lower(), bad.name, "Ready", "True")
+        sheaf.says(bad.kind.lower(), bad.name, bad.condition, "True")
     assert {bad.name: uid(api, bad) for bad in reported()} == made
 
 

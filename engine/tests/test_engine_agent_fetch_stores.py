@@ -3,7 +3,7 @@
 # ruff: noqa: F811 - pytest hands fixtures in by the name of the argument
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from engine_agent_web import (  # noqa: F401 - fixtures are found by name
 )
 from moto.server import ThreadedMotoServer
 from sheaf_crds.digest import directory_digest
+from sheaf_engine.agent import layout
 from sheaf_engine.agent.errors import AdapterError, Reason
 from sheaf_engine.agent.fetch_hf import fetch as warm_hub  # noqa: F401 - the import is slow
 from sheaf_engine.agent.model_fetch import fetch_model, folder_name
@@ -83,14 +84,15 @@ def test_a_store_that_is_away_is_told(tmp_path: Path, bucket: Outside) -> None:
 # hf://
 
 
-def on_hub(site: Site, folder: Path, start: str = "") -> Outside:
+def on_hub(site: Site, folder: Path, start: str = "", others: Sequence[str] = ()) -> Outside:
     commit = "c" * 40
     names = [file.name for file in folder.iterdir()]
+    beside = [{"rfilename": name, "size": 1} for name in others]
     info = {
         "id": "org/pirate",
         "_id": "1",
         "sha": commit,
-        "siblings": [{"rfilename": start + n, "size": (folder / n).stat().st_size} for n in names],
+        "siblings": [*beside, *({"rfilename": start + n, "size": (folder / n).stat().st_size} for n in names)],
     }
     site.files["/api/models/org/pirate"] = json.dumps(info).encode()
     site.files["/api/models/org/pirate/revision/v1"] = json.dumps(info).encode()
@@ -109,6 +111,27 @@ def test_a_repository_of_a_hub_gives_its_two_files(
     found = get(source, tmp_path / "out", reach)
     assert [name for name in found if not name.startswith(".cache")] == NAMES
     assert not any("training_args" in path for path in hub.asked)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("source", "start"), [("hf://org/pirate", ""), ("hf://org/pirate@v1/sub/dir", "sub/dir/")])
+def test_a_repository_of_many_files_is_looked_at_near_the_folder_that_is_named(
+    tmp_path: Path, adapter: Path, hub: Site, source: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "MOST_FILES", 5)
+    reach = on_hub(hub, adapter, start, [f"adapters/{n}/adapter_config.json" for n in range(9)])
+    assert [name for name in get(source, tmp_path / "out", reach) if not name.startswith(".cache")] == NAMES
+
+
+@pytest.mark.timeout(20)
+def test_what_is_missing_among_too_many_files_says_how_many_were_looked_at(
+    tmp_path: Path, adapter: Path, hub: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "MOST_FILES", 5)
+    reach = on_hub(hub, adapter, "deep/", [f"deep/{n}/notes.txt" for n in range(9)])
+    found, message = refused("hf://org/pirate", tmp_path, reach)
+    assert found is Reason.FILES_MISSING
+    assert "only 5 are looked at; name a folder that has fewer" in message
 
 
 @pytest.mark.timeout(20)

@@ -21,6 +21,7 @@ from sheaf_engine.agent.plan import (
     Unload,
     failed,
     make_plan,
+    over,
     waits,
 )
 
@@ -91,6 +92,18 @@ def test_what_is_resident_on_demand_is_verified_from_the_cache_only() -> None:
     assert make_plan(facts).prepare == (Prepare("a", cached_only=True),)
     gone = replace(facts, failures={"a": Failure(Reason.FILES_MISSING, "", 1, 999.0)})
     assert isinstance(make_plan(gone).engine, Unload)
+
+
+def test_a_passing_failure_of_what_nobody_wants_is_over_when_it_may_be_tried_again() -> None:
+    failures = {
+        "passed": Failure(Reason.SOURCE_UNREACHABLE, "", 1, 99.0),
+        "waits": Failure(Reason.SOURCE_UNREACHABLE, "", 1, 101.0),
+        "lasting": Failure(Reason.DIGEST_MISMATCH, "", 1, 99.0),
+        "pinned": Failure(Reason.SOURCE_UNREACHABLE, "", 1, 99.0),
+        "asked": Failure(Reason.SOURCE_UNREACHABLE, "", 1, 99.0),
+    }
+    entries = [entry(name, pinned=name == "pinned") for name in failures]
+    assert over(world(*entries, failures=failures, requested={"asked": 1.0})) == {"passed"}
 
 
 def test_what_left_the_catalog_is_unloaded_but_not_before_the_first_catalog() -> None:

@@ -14,6 +14,7 @@ from sheaf_engine.agent.base_model import read_base_model
 from sheaf_engine.agent.errors import AdapterError, Reason
 from sheaf_engine.agent.plan import Files
 from sheaf_engine.agent.prepare import Preparer
+from sheaf_engine.agent.replacing import replace_file
 from sheaf_engine.agent.store import Store
 from sheaf_engine.agent.transfer import Outside
 
@@ -156,3 +157,14 @@ def test_an_adapter_may_not_bear_the_models_name(tmp_path: Path) -> None:
     with pytest.raises(AdapterError) as caught:
         preparer(tmp_path).prepare(declared(tmp_path, "base"))
     assert caught.value.reason is Reason.NAME_TAKEN
+
+
+def test_a_file_is_replaced_as_a_whole_or_stays_and_no_draft_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    replace_file(path, b"old")
+    replace_file(path, b"new", 0o640)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path / "folder", b"content")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "folder"]

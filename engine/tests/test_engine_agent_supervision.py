@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from engine_agent_helpers import FakeEngine, agent_running, engine_running, entry, is_in, write_adapter
 from sheaf_crds.digest import directory_digest
 
@@ -131,6 +132,18 @@ async def test_pinned_adapters_beyond_capacity_fail_by_priority_with_the_reason(
         answer = await agent.http.post("/v1/adapters/low/load")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "CapacityExceeded")
         assert sorted(engine.adapters) == ["high", "mid"]
+
+
+@pytest.mark.timeout(10)
+async def test_a_refusal_is_not_told_for_ever_of_an_adapter_that_nobody_asks_for_any_more(tmp_path: Path) -> None:
+    folder = source(tmp_path, "pirate")
+    async with engine_running(FakeEngine(refuse={"pirate"})) as engine, agent_running(tmp_path, engine) as agent:
+        await agent.until(lambda state: state["engine"] == "Ready")
+        await agent.put(entry("pirate", folder))
+        answer = await agent.http.post("/v1/adapters/pirate/load")
+        assert answer.json()["error"]["code"] == "EngineRefused"
+        assert is_in("pirate", "Failed")(await agent.state())
+        assert (await agent.until(lambda state: not state["adapters"]))["engine"] == "Ready"
 
 
 async def test_an_engine_that_refuses_an_adapter_is_asked_again_later_and_quoted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import structlog
 import uvloop
 
 from sheaf_gateway.config import ConfigError, GatewayConfig, load_config
+from sheaf_gateway.logs import unwaited_stderr
 from sheaf_gateway.workers.place import read_place
 from sheaf_gateway.workers.supervisor import supervise
 
@@ -29,10 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         place, path = flags.pop("place"), flags.pop("config")
         config = load_config(path, flags)
-        _log_json()
-        if config.workers > 1 and place is None:
-            return asyncio.run(supervise(lambda: load_config(path, flags)))
-        _serve(config, place)
+        with unwaited_stderr():
+            _log_json()
+            if config.workers > 1 and place is None:
+                return asyncio.run(supervise(lambda: load_config(path, flags)))
+            _serve(config, place)
     except ConfigError as error:
         sys.stderr.write(f"sheaf-gateway: {error}\n")
         return 1

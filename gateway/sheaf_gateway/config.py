@@ -49,6 +49,9 @@ class Limits(ApiType):
     max_journals: Size = Field(default=256 * 2**20, ge=1024, description="Journals of all streams.")
     max_replay: int = Field(default=1024, ge=0, description="Tokens that a continuation may have to generate again.")
     starting_per_pod: int = Field(default=16, ge=1, description="Continuations that start at once on a ready pod.")
+    max_warmed: int = Field(default=16, ge=0, le=256, description="Prefixes a replacement is warmed with; 0: none.")
+    max_warmed_tokens: int = Field(default=65_536, ge=0, description="Tokens that a replacement is warmed with.")
+    max_remembered: Size = Field(default=32 * 2**20, ge=0, description="Requests kept to know the hottest prefixes.")
     max_prefix_blocks: int = Field(default=262_144, ge=1, description="Blocks of 256 bytes in the prefix index.")
 
 
@@ -60,6 +63,7 @@ class Times(ApiType):
     idle: Duration = Field(default=120.0, gt=0, description="An engine between two bytes of an answer.")
     stall: Duration = Field(default=30.0, gt=0, description="An engine between two bytes of a stream that can move.")
     continuation: Duration = Field(default=30.0, gt=0, description="A stream that lost its engine to wait for another.")
+    warming: Duration = Field(default=10.0, gt=0, description="A replacement to be warmed before it takes requests.")
     adapter_load: Duration = Field(default=120.0, gt=0, description="A pod to load an adapter.")
     keep_alive: Duration = Field(default=75.0, gt=0, description="A client between two requests.")
     hold: Duration = Field(default=120.0, ge=0, description="A request to be held for a Model without a ready pod.")

@@ -25,6 +25,7 @@ from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.surface import Surface, refusal_body
+from sheaf_gateway.api.warming import WarmingRules
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
 from sheaf_gateway.fleet.capacities import Capacities
@@ -113,7 +114,7 @@ class Gateway:
             max_connections=_connections(self.config.limits.max_connections),
             keep_alive_s=self.config.times.keep_alive,
         )
-        surface = _Leaving(self, Surface(self.inference, bridge))
+        surface = Surface(self.inference, _Leaving(self, bridge))
         own = self._place.socket_of(self._place.index) if self._place else None
         where: dict[str, Any] = {"sock": own} if own else {"host": host, "port": port}
         self._company = await joined(self.config, self.inference, self._place)
@@ -185,7 +186,7 @@ class Gateway:
 
 
 class _Leaving:
-    """A `proxy.types.App` that is not ready any more once its gateway leaves."""
+    """The management of a gateway, a `proxy.types.App`, that is not ready any more once its gateway leaves."""
 
     def __init__(self, gateway: Gateway, app: App) -> None:
         self._gateway = gateway
@@ -287,8 +288,19 @@ def _rules(config: GatewayConfig) -> InferenceRules:
         max_held=config.limits.max_held,
         hold_s=config.times.hold,
         stall_s=config.times.stall,
+        warming=_warming(config),
         mending=_mending(config),
         salt_secret=_secret("saltSecretFile", config.salt_secret_file).encode() if config.salt_secret_file else b"",
+    )
+
+
+def _warming(config: GatewayConfig) -> WarmingRules:
+    limits = config.limits
+    return WarmingRules(
+        requests=limits.max_warmed,
+        tokens=limits.max_warmed_tokens,
+        seconds=config.times.warming,
+        remembered=limits.max_remembered,
     )
 
 

@@ -188,7 +188,7 @@ def make_pool(closing):
     """Make a pool with quick sweeps: `pool = make_pool(timeouts)`."""
 
     def make(timeouts: Timeouts | None = None, limits: PoolLimits | None = None) -> Pool:
-        pool = Pool(limits or PoolLimits(tick_s=0.01), timeouts)
+        pool = Pool(limits or PoolLimits(tick_s=0.01, stale_s=5.0), timeouts)
         closing.push_async_callback(pool.close)
         return pool
 

@@ -4,8 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_gateway.admission.admission import Admission, Admit, DoorRules, Reject, Wait
-from sheaf_gateway.admission.bucket import Bucket
-from sheaf_gateway.admission.limits import Limits
 from sheaf_gateway.admission.terms import Ask, Terms, Work
 from sheaf_gateway.fleet.view import Rate
 
@@ -352,39 +350,3 @@ def test_no_more_than_the_slots_are_ever_admitted_and_everyone_is_accounted_for(
             assert len(admitted) <= slots
         assert (door.running("m"), door.waiting("m")) == (len(admitted), len(waiting))
         assert len(waiting) <= 5
-
-
-@QUICK
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=50))
-def test_a_bucket_never_lets_through_more_than_its_rate_and_capacity(steps):
-    bucket = Bucket(10.0, 2.0, 0.0)
-    now = spent = 0.0
-    for wait, amount in steps:
-        now += wait
-        if bucket.wait(amount, now) == 0.0 and amount <= 10.0:
-            bucket.spend(amount)
-            spent += amount
-    assert spent <= 10.0 + 2.0 * now + 1e-6
-    assert bucket.level(now) <= 10.0
-    assert bucket.level(now - 5.0) == bucket.level(now)
-
-
-def test_changed_limits_hold_at_once_and_running_requests_stay_counted():
-    limits = Limits()
-    old, new = limited(max_concurrent=5), limited(max_concurrent=1)
-    limits.start(old, 0.0, 0.0)
-    assert limits.check(old, 0.0, 0.0) is None
-    assert limits.check(new, 0.0, 0.0).limit == "max_concurrent"
-
-
-def test_accounts_are_bounded_and_idle_ones_leave_first():
-    limits = Limits(max_scopes=3)
-    busy = (("busy", Rate(max_concurrent=1)),)
-    limits.start(busy, 0.0, 0.0)
-    for number in range(10):
-        limits.check(((str(number), Rate()),), 0.0, 0.0)
-    assert len(limits) == 3
-    assert limits.check(busy, 0.0, 0.0) is not None
-    for number in range(10):
-        limits.start(((f"b{number}", Rate()),), 0.0, 0.0)
-    assert len(limits) == 3

@@ -1,12 +1,15 @@
 """Keys, scopes, tenants and limits: who may ask for what, how often, and what they are told otherwise."""
 
 import asyncio
+import difflib
 import hashlib
 import json
 
 import pytest
 from gateway_fixtures import adapter, ask, chat, make_world, model, replace, slo  # noqa: F401
-from sheaf_gateway.api.keys import read_keys
+from sheaf_gateway.api import asking
+from sheaf_gateway.api.keys import Caller, read_keys
+from sheaf_gateway.fleet.view import Fleet, Served
 
 CHAT = "/v1/chat/completions"
 
@@ -19,6 +22,10 @@ def entry(name: str, key: str, tenant: str = "gold", **more) -> str:
 KEYS = (
     "keys:\n" + entry("ci", "k-ci") + entry("ops", "k-ops", scopes=["admin"]) + entry("one", "k-one", models=["pirate"])
 )
+
+
+def limited_entry(key: str, per_minute: int, **more) -> str:
+    return entry("a", key, limits={"requestsPerMinute": per_minute}, **more)
 
 
 def bearer(key: str) -> dict:
@@ -63,6 +70,27 @@ async def test_a_key_sees_only_its_models(world, ask):  # noqa: F811
     assert "base" not in json.loads(body)["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("adapter-O4242", "adapter-04242"), ("dapter-07777", "adapter-07777"), ("pirte", "pirate")]
+)
+@pytest.mark.parametrize("models", [None, frozenset({"pirate", *(f"adapter-{n:05}" for n in range(0, 10_000, 101))})])
+def test_of_ten_thousand_names_the_nearest_is_told_after_few_comparisons(monkeypatch, asked, meant, models):
+    names = ["pirate", *(f"adapter-{number:05}" for number in range(10_000))]
+    fleet = Fleet(served={name: Served(name=name, model="base") for name in sorted(names)})
+    compared = []
+    ratio = difflib.SequenceMatcher.real_quick_ratio
+    monkeypatch.setattr(
+        difflib.SequenceMatcher, "real_quick_ratio", lambda self: compared.append(self.a) or ratio(self)
+    )
+    assert f"`{meant}`" in asking.unknown(asked, fleet, Caller(models=models)).message
+    assert len(compared) <= 32
+
+
+def test_a_name_that_the_caller_may_not_use_is_never_told():
+    fleet = Fleet(served={name: Served(name=name, model="base") for name in ("secret", "secrets")})
+    assert "secret`" not in asking.unknown("secre", fleet, Caller(models=frozenset({"other"}))).message
+
+
 async def test_management_needs_the_admin_scope_and_probes_need_nothing(world, ask):  # noqa: F811
     for path in ("/sheaf/v1/objects/models", "/sheaf/v1/decisions/x"):
         assert (await ask(world, "GET", path))[0] == 401
@@ -100,11 +128,27 @@ async def test_keys_are_read_again_when_the_file_changes_and_kept_when_it_breaks
         (b"keys: [{name: a, sha256: " + b"0" * 64 + b"}]", "keys.0.tenant"),
         (("keys:\n" + entry("a", "same") + entry("b", "same")).encode(), "listed twice"),
         (("keys:\n" + entry("a", "x", scopes=["root"])).encode(), "keys.0.scopes"),
+        (("keys:\n" + limited_entry("x", 5) + limited_entry("y", 6)).encode(), "keys.1.limits.*'a' has other limits"),
+        (("keys:\n" + limited_entry("x", 5) + entry("a", "y")).encode(), "keys.1.limits.*'a' has other limits"),
+        (
+            ("keys:\n" + limited_entry("x", 5) + limited_entry("y", 5, tenant="free")).encode(),
+            "keys.1.tenant.*'a' has another tenant",
+        ),
     ],
 )
 def test_a_broken_keys_file_says_where(text, where):
     with pytest.raises(ValueError, match=where):
         read_keys(text)
+
+
+async def test_keys_of_one_name_share_its_limits(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 1}, keys="keys:\n" + limited_entry("k-old", 2) + limited_entry("k-new", 2))
+    keys = ("k-old", "k-new", "k-old")
+    assert [(await ask(world, "POST", CHAT, chat(), bearer(key)))[0] for key in keys] == [200, 200, 429]
+
+
+def test_keys_of_one_name_without_limits_may_be_of_different_tenants():
+    read_keys(("keys:\n" + entry("default", "x", "gold") + entry("default", "y", "free")).encode())
 
 
 async def test_an_empty_list_of_keys_lets_nobody_in(make_world, ask):  # noqa: F811

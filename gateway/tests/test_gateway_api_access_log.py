@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
 from gateway_fixtures import ask, chat, make_world  # noqa: F401
 from sheaf_gateway.api.access import MOST, AccessLog, Line
@@ -24,6 +25,17 @@ async def test_the_lines_of_a_turn_are_written_at_once_at_its_end():
     assert [one["request_id"] for one in found] == ["req-1", "req-2"]
     assert {one["event"] for one in found} == {"request"}
     assert all(one["timestamp"].endswith("Z") and one["level"] == "info" for one in found)
+
+
+async def test_lines_tell_the_time_in_utc_also_when_a_second_has_passed():
+    written = []
+    log = AccessLog(asyncio.get_running_loop(), written.append)
+    for wait in (0.0, 0.001, 1.0):
+        await asyncio.sleep(wait)
+        before = datetime.now(UTC)
+        log.add(line(1))
+        log.flush()
+        assert before <= datetime.fromisoformat(json.loads(written[-1])["timestamp"]) <= datetime.now(UTC)
 
 
 async def test_a_line_break_in_a_value_stays_within_its_line():

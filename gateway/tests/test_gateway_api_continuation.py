@@ -1,6 +1,7 @@
 """A stream whose engine is lost goes on from another one, on real sockets; the books see one stream."""
 
 import asyncio
+import hashlib
 import json
 
 import pytest
@@ -64,6 +65,19 @@ async def test_token_ids_are_for_those_who_ask(make_world, ask):  # noqa: F811
     assert len(read(got)["tokens"]) == 40
 
 
+@pytest.mark.parametrize(
+    "more", [{"messages": [{"role": "user", "content": "return_token_ids"}]}, {"return_token_ids": False}]
+)
+async def test_who_only_mentions_token_ids_or_wants_none_has_an_unbroken_stream(make_world, ask, more):  # noqa: F811
+    world = await make_world()
+    body = {**plain(), **more}
+    fleet = Fleet(world, [boundary(CHAT, body, 9)])
+    _, _, got = await ask(world, "POST", CHAT, body)
+    assert read(got) == whole(CHAT, body)
+    assert len(fleet.answers) == 2
+    assert b'token_ids":[' not in got
+
+
 async def test_a_continuation_asks_for_the_rest_only(make_world, ask):  # noqa: F811
     world = await make_world()
     body = plain(min_tokens=12, logit_bias={"3": 1}, user="me", stream_options={"include_usage": True})
@@ -76,6 +90,18 @@ async def test_a_continuation_asks_for_the_rest_only(make_world, ask):  # noqa: 
     assert asked["min_tokens"] == 12 - (40 - asked["max_tokens"])
     assert (asked["logit_bias"], asked["user"], asked["temperature"]) == ({"3": 1}, "me", 0)
     assert "messages" not in asked
+
+
+@pytest.mark.parametrize("tenant", ["", "gold"])
+async def test_the_rest_is_cached_for_whom_the_beginning_was(make_world, ask, tenant):  # noqa: F811
+    entry = {"name": "ci", "tenant": tenant, "sha256": hashlib.sha256(b"sk").hexdigest()}
+    world = await make_world(keys=json.dumps({"keys": [entry]}) if tenant else None)
+    body = plain(cache_salt="of-the-caller")
+    fleet = Fleet(world, [boundary(CHAT, body, 9)])
+    await ask(world, "POST", CHAT, body, {"authorization": "Bearer sk"})
+    (_, first), (_, second) = fleet.answers
+    assert first.json["cache_salt"] == second.json["cache_salt"]
+    assert (second.json["cache_salt"] == "of-the-caller") == (not tenant)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,30 @@ def test_depth_is_exact(depth):
     assert isinstance(read(nested), Parsed) == (depth + 1 <= 16)
 
 
+@pytest.mark.parametrize("item", [b"[]", b'""', b"{}", b'{"role":"u","content":[]}'])
+@pytest.mark.parametrize("decode", [CHAT, COMPLETION, RESPONSES, MESSAGES, PLAIN])
+def test_a_body_of_very_many_small_things_is_refused_before_it_is_read(decode, item):
+    raw = b'{"model":"base","messages":[' + b",".join([item] * 150_000) + b"]}"
+    with pytest.raises(ApiError) as refused:
+        parse(raw, decode, 64)
+    assert refused.value.code == "body_too_complex"
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"),
+    [("true", 1), ("false", 0), ("null", 0), ('"no"', 0), ('"False"', 0), ('"true"', 1), ("1", 1), ("0", 0)],
+)
+def test_token_ids_are_asked_for_as_engines_read_it(value, asked):
+    raw = b'{"model":"base","messages":[],"return_token_ids":%b}' % value.encode()
+    assert parse(raw, CHAT, 64).ids == bool(asked)
+
+
+@pytest.mark.parametrize("text", [b"a" * 2**20, b'\\"' * 200_000, b"[{" * 200_000])
+def test_a_long_text_is_no_such_body_whatever_it_holds(text):
+    raw = b'{"model":"base","messages":[{"role":"user","content":"' + text + b'"}]}'
+    assert len(parse(raw, CHAT, 64).prompt) > 2**17
+
+
 @pytest.mark.parametrize(
     ("decode", "one", "other"),
     [

@@ -6,7 +6,7 @@ import pytest
 from gateway_fixtures import adapter, ask, chat, make_world, model, slo  # noqa: F401
 from gateway_raw_servers import DIGEST
 from sheaf_gateway.api.records import Record, Records
-from sheaf_gateway.api.usage import Usage, find_usage
+from sheaf_gateway.api.usage import Usage, find_usage, reported
 
 CHAT = "/v1/chat/completions"
 
@@ -150,3 +150,26 @@ def test_records_keep_the_newest_and_replace_the_same_id():
 def test_usage_is_found_at_the_end_and_never_in_text(tail, usage):
     assert find_usage(tail) == usage
     assert (usage.total() is None) == (usage == Usage())
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (b'{"usage":{"prompt_tokens":5,"total_tokens":9,"completion_tokens":4}}', Usage(5, 4)),
+        (b'{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":4}},"id":"x"}', Usage(5, None, 4)),
+        (b'{"usage":{"prompt_tokens":5,"prompt_tokens_details":null,"completion_tokens":0}}', Usage(5, 0)),
+        (b'{"usage":{"input_tokens":3,"output_tokens":2,"cache_read_input_tokens":1}}', Usage(3, 2, 1)),
+        (b'{"response":{"usage":{"prompt_tokens":7}}}', Usage(7)),
+        (b'{"usage":{"prompt_tokens":6,"completion_tokens":"many"}}', Usage(6)),
+        (b'{"usage":{"prompt_tokens":-6,"completion_tokens":2}}', Usage(None, 2)),
+        (b'{"usage":[]}', Usage()),
+        (b'{"usage":null}', Usage()),
+        (b"{}", Usage()),
+        (b'{"usage":{"prompt_tokens":5}', None),
+        (b'{"a":"\xff","usage":{"prompt_tokens":5}}', None),
+        (b'[{"usage":{"prompt_tokens":5}}]', None),
+        (b"", None),
+    ],
+)
+def test_a_whole_answer_reports_what_its_engine_counted_whatever_its_form(body, usage):
+    assert reported(body) == usage

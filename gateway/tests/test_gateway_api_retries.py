@@ -99,6 +99,43 @@ async def test_faults_everywhere_end_in_one_clear_answer(make_world, ask, fault,
     assert sum(len(engine.seen) for engine in world.engines) == 3
 
 
+async def test_a_generation_whose_pods_are_all_lost_waits_until_one_is_back(make_world, ask):  # noqa: F811
+    world = await make_world()
+    asked = []
+
+    async def dead_for_a_moment(seen, writer):
+        asked.append(seen)
+        await (reset(seen, writer) if len(asked) < 3 else answer(seen, writer))
+
+    async def answer(seen, writer):
+        writer.write(response(200, json.dumps(world.engines[0].document(seen, "base")).encode()))
+
+    for engine in world.engines:
+        engine.script = dead_for_a_moment
+    status, _, body = await ask(world, "POST", CHAT, chat())
+    assert (status, len(asked)) == (200, 3), body
+
+
+async def test_attempts_that_no_engine_saw_do_not_count(make_world, ask):  # noqa: F811
+    world = await make_world(pods={"base": 5}, limits={"maxAttempts": 1})
+    for engine in world.engines[:4]:
+        await engine.close()
+    status, headers, body = await ask(world, "POST", CHAT, chat())
+    assert (status, headers["x-sheaf-pod"]) == (200, "base-4"), body
+
+
+@pytest.mark.parametrize("continuations", [0, 8])
+async def test_the_wait_for_a_pod_is_bounded_and_can_be_turned_off(make_world, ask, continuations):  # noqa: F811
+    world = await make_world(times={"continuation": "300ms"}, limits={"maxContinuations": continuations})
+    for engine in world.engines:
+        await engine.close()
+    began = asyncio.get_running_loop().time()
+    status, _, body = await ask(world, "POST", CHAT, chat(stream=True))
+    assert (status, json.loads(body)["error"]["code"]) == (502, "engine_unreachable")
+    took = asyncio.get_running_loop().time() - began
+    assert took >= 0.3 if continuations else took < 0.3
+
+
 async def test_an_engine_that_never_answers_is_504(make_world, ask):  # noqa: F811
     world = await make_world(pods={"base": 1}, times={"firstByte": "100ms"})
 

@@ -1,6 +1,8 @@
 """The process: flags and files, clear one-line refusals, a clean end on SIGTERM."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -127,9 +129,45 @@ async def test_the_process_serves_and_ends_cleanly_on_sigterm(tmp_path):
     assert all(json.loads(line) for line in err.splitlines())
 
 
-async def get(port: int, path: str):
+@pytest.mark.timeout(30)
+async def test_a_reader_of_the_log_that_stops_reading_stops_nobody(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "fleet.json").write_text('{"version": 3}')
+    command = [sys.executable, "-m", "sheaf_gateway", "--listen", f"127.0.0.1:{port}"]
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec(*command, "--fleet-file", str(tmp_path / "fleet.json"), stderr=write)
+    os.close(write)
+    try:
+        log = b""
+        while b'"listening"' not in log:
+            log += await asyncio.to_thread(os.read, read, 65_536)
+        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 4096)
+        async with asyncio.timeout(10):
+            for _ in range(40):
+                status, _, _ = await get(port, "/v1/chat/completions", b'{"model": "x", "messages": []}')
+                assert status in {400, 404}
+        os.set_blocking(read, False)
+        lines = os.read(read, 65_536)
+        async with asyncio.timeout(5):
+            while lines.count(b'"event":"request"') < 40:
+                await asyncio.sleep(0.02)
+                with contextlib.suppress(BlockingIOError):
+                    lines += os.read(read, 65_536)
+        os.kill(process.pid, signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        os.close(read)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def get(port: int, path: str, body: bytes | None = None):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    method, sent = ("GET", b"") if body is None else ("POST", body)
+    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(sent)}\r\n\r\n"
+    writer.write(head.encode() + sent)
     raw = await reader.read()
     writer.close()
     await writer.wait_closed()

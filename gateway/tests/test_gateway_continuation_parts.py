@@ -1,17 +1,13 @@
-"""The parts of a continuation by themselves: reading requests, journals and their bounds, turns, notices, refusals."""
+"""The parts of a continuation by themselves: reading requests, journals and their bounds, refusals."""
 
 import json
 from collections import deque
 
 import pytest
 from gateway_token_engine import TokenEngine, event
-from hypothesis import given
-from hypothesis import strategies as st
-from sheaf_gateway.continuation import chunks, notice
+from sheaf_gateway.continuation import chunks
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
 from sheaf_gateway.continuation.journal import Journal, Mark, Purse, Sent
-from sheaf_gateway.continuation.notice import Lengths, Progress, remaining, stays
-from sheaf_gateway.continuation.pacing import Pacing
 from sheaf_gateway.continuation.plan import Ending, Facts, Refusal, Rest, decide, seam
 from sheaf_gateway.continuation.wish import CHAT, TEXT, read_wish
 
@@ -354,44 +350,3 @@ def test_where_every_remembered_place_is_unclean_it_begins_before_them():
     assert seam(sent, wish) == (5, 4)
     sent.start = Mark(5, "", clean=False)
     assert seam(sent, wish) == (0, sent.chars)
-
-
-@given(st.lists(st.booleans(), max_size=12), st.integers(1, 4))
-def test_turns_come_to_interactive_ones_first_and_never_to_too_many(batches, most):
-    pacing = Pacing()
-    places = {pacing.wait(batch=batch): batch for batch in batches}
-    served = []
-    while len(served) < len(batches):
-        while (place := pacing.next(most)) is not None:
-            served.append(place)
-            assert pacing.starting <= most
-        pacing.started()
-    assert [places[place] for place in served] == sorted(batches)
-    assert len(pacing) == 0
-
-
-def test_a_place_that_was_given_up_has_no_turn():
-    pacing = Pacing()
-    first, second = pacing.wait(batch=False), pacing.wait(batch=False)
-    pacing.leave(first)
-    assert (len(pacing), pacing.next(5), pacing.next(5)) == (1, second, None)
-
-
-@given(st.integers(2, 500), st.floats(0.01, 60), st.none() | st.integers(2, 1000), st.floats(0, 500), st.floats(0, 300))
-def test_a_stream_that_stays_would_end_in_time(tokens, seconds, limit, mean, left):
-    progress = Progress(tokens, seconds, limit)
-    needed = remaining(progress, mean) * seconds / (tokens - 1)
-    assert stays(progress, mean, left, 2.0) == (needed <= left - 2.0)
-    assert stays(progress, mean, left + 10, 2.0) >= stays(progress, mean, left, 2.0)
-
-
-def test_a_stream_whose_pace_is_not_known_moves():
-    assert not stays(Progress(1, 0.0, 5), 0.0, 100.0, 2.0)
-    assert remaining(Progress(10, 1.0, None), 0.0) == notice._UNKNOWN
-
-
-def test_lengths_follow_what_ends():
-    lengths = Lengths()
-    lengths.observe(100)
-    lengths.observe(200)
-    assert 100 < lengths.mean < 110

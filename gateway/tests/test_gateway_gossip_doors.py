@@ -111,6 +111,30 @@ def test_limits_count_what_other_gateways_charge(pair):
     assert other.admission.limits._others == {}
 
 
+def test_a_caller_who_goes_from_gateway_to_gateway_gets_no_limit_twice(pair):
+    one, other = pair
+    scopes = (("key `ci`", Rate(requests_per_minute=60, tokens_per_minute=6000)),)
+    assert one.admission.limits.take(scopes, 10.0, 0.0) is None
+    one.tell(other)
+    while one.admission.limits.take(scopes, 10.0, 0.0) is None:
+        one.tell(other)
+    admitted = sum(other.admission.limits.take(scopes, 10.0, 0.1) is None for _ in range(60))
+    assert admitted == 1, "the first word of a gateway about a scope is where its count begins"
+    assert other.admission.limits.take(scopes, 10.0, 30.0) is None
+
+
+def test_what_others_charge_counts_however_long_nobody_asked_here(pair):
+    one, other = pair
+    scopes = (("key `ci`", Rate(tokens_per_minute=600)),)
+    for place, gateway in enumerate(pair):
+        assert gateway.admission.limits.take(scopes, 10.0, 0.0) is None
+        gateway.tell(pair[1 - place])
+    one.admission.limits.finish(scopes, 590.0, 300.0)
+    one.tell(other, now=300.0)
+    assert other.admission.limits.take(scopes, 100.0, 301.0).limit == "tokens_per_minute"
+    assert other.admission.limits.take(scopes, 100.0, 311.0) is None
+
+
 def test_nothing_is_noted_where_nobody_listens(pair):
     one, _ = pair
     one.admission.tell(on=False)

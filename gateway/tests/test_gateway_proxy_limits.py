@@ -181,6 +181,32 @@ async def test_all_unfinished_bodies_together_are_bounded(start_server, connect,
     assert server.held_body_bytes == 0
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_body_counts_until_its_request_is_answered(start_server, connect, leaves):
+    goes = asyncio.Event()
+
+    async def slow(_request, responder):
+        await goes.wait()
+        responder.reply(200, [], b"done")
+
+    server = await start_server(slow, ServerLimits(max_bodies=1_500, linger_s=0.1))
+    first, second = await connect(server), await connect(server)
+    await first.send(HALF_BODY.replace(b"100000", b"1000") + b"x" * 600)
+    await asyncio.sleep(0.02)
+    await first.send(b"x" * 400)
+    await asyncio.sleep(0.02)
+    assert server.held_body_bytes == 1_000
+    await second.send(HALF_BODY + b"x" * 600)
+    assert (await second.reply()).status == 503
+    if leaves:
+        await first.close()
+    goes.set()
+    if not leaves:
+        assert (await first.reply()).status == 200
+    await asyncio.sleep(0.02)
+    assert server.held_body_bytes == 0
+
+
 async def test_hundreds_of_slow_clients_are_closed_in_time_while_service_continues(start_server, connect, recorder):
     server = await start_server(recorder, replace(QUICK, header_s=0.4, keep_alive_s=5.0))
     good = await connect(server)

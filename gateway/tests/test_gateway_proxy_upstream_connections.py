@@ -14,6 +14,7 @@ from sheaf_gateway.proxy import (
     PoolLimits,
     ResetBeforeHead,
     Saturated,
+    Timeouts,
 )
 
 
@@ -55,6 +56,25 @@ async def test_an_engine_that_does_not_begin_to_answer_times_out(start_engine, m
     assert pool.open_connections(endpoint) == 0
 
 
+async def test_an_engine_may_take_as_long_for_its_first_byte_after_the_head_as_before_it(start_engine, make_pool):
+    async def script(reader, writer):
+        await read_request(reader)
+        writer.write(CHUNKED)
+        await asyncio.sleep(0.2)
+        writer.write(b"2\r\nok\r\n0\r\n\r\n")
+        await reader.read()
+
+    pool = make_pool(Timeouts(first_byte_s=5.0, idle_s=0.05))
+    assert await fetch(pool, await start_engine(script)) == (200, b"ok")
+
+
+async def test_an_engine_that_says_nothing_after_its_head_times_out(start_engine, make_pool):
+    endpoint = await start_engine(answering([CHUNKED]))
+    with pytest.raises(FirstByteTimeout) as caught:
+        await fetch(make_pool(Timeouts(first_byte_s=0.1, idle_s=5.0)), endpoint)
+    assert not caught.value.retry_safe
+
+
 async def test_an_engine_that_pauses_within_a_body_times_out(start_engine, make_pool):
     endpoint = await start_engine(answering([CHUNKED, b"2\r\nok\r\n"]))
     with pytest.raises(IdleTimeout) as caught:
@@ -83,6 +103,24 @@ async def test_a_kept_connection_closed_meanwhile_is_replaced_without_the_caller
     assert await fetch(pool, endpoint) == (200, b"ok")
     assert await fetch(pool, endpoint) == (200, b"ok")
     assert len(served) == 2
+
+
+async def test_a_kept_connection_that_is_closed_later_may_have_begun_the_work(start_engine, make_pool):
+    requests = []
+
+    async def script(reader, writer):
+        requests.append(await read_request(reader))
+        writer.write(OK)
+        requests.append(await read_request(reader))
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    pool, endpoint = make_pool(limits=PoolLimits(stale_s=0.02)), await start_engine(script)
+    await fetch(pool, endpoint)
+    with pytest.raises(ResetBeforeHead) as caught:
+        await fetch(pool, endpoint)
+    assert (caught.value.retry_safe, caught.value.delivered) == (True, True)
+    assert len(requests) == 2
 
 
 async def test_a_request_is_sent_again_once_and_never_on_a_new_connection(start_engine, make_pool):

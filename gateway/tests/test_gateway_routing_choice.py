@@ -20,6 +20,7 @@ works = st.builds(
     queued=st.integers(0, 500),
     slots_short=st.integers(0, 8),
     room_short=amounts,
+    overdue_ms=amounts,
 )
 standings = st.sampled_from(["Healthy", "Open", "Draining", "NotReady", "Tried"])
 QUICK = settings(max_examples=40, deadline=None)
@@ -45,7 +46,8 @@ def test_cost_never_falls_when_the_work_grows(one, two):
     larger = Work(*[max(pair, key=order.index) if isinstance(pair[0], str) else max(pair) for pair in fields])
     small, large = cost(one, PRICE), cost(larger, PRICE)
     assert all(
-        getattr(small, term) <= getattr(large, term) for term in ("queue", "prefill", "adapter", "harm", "total")
+        getattr(small, term) <= getattr(large, term)
+        for term in ("queue", "prefill", "adapter", "harm", "silence", "total")
     )
 
 

@@ -41,8 +41,13 @@ def whole(decision):
     return decision.pod, decision.mode, decision.facts, decision.price, decision.place, *said
 
 
-@given(st.lists(views, min_size=1, max_size=4), steps, st.sampled_from([(0, 0), (1, 300), (2, 10_000)]))
-def test_the_decision_and_all_that_explains_it_are_the_same_to_the_last_bit(found, history, capacity):
+@given(
+    st.lists(views, min_size=1, max_size=4),
+    steps,
+    st.sampled_from([(0, 0), (1, 300), (2, 10_000)]),
+    st.sampled_from([0.05, 0.05, 1.5]),
+)
+def test_the_decision_and_all_that_explains_it_are_the_same_to_the_last_bit(found, history, capacity, period):
     pods = tuple(
         Pod(**{name: getattr(pod, name) for name in pod.__struct_fields__ if name != "name"}, name=NAMES[place])
         for place, pod in enumerate(found)
@@ -51,7 +56,7 @@ def test_the_decision_and_all_that_explains_it_are_the_same_to_the_last_bit(foun
     if capacity[0]:
         router.capacities["m"] = Capacity(slots=capacity[0], kv_tokens=capacity[1])
     for number, ((chain, blocks, adapter), outcome) in enumerate(history):
-        now = number * 0.05
+        now = number * period
         ask = Ask(request_id=str(number), model="m", adapter=adapter, chain=chain, prompt_bytes=blocks * 97)
         quick = router.decide(ask, pods, now)
         assert whole(quick) == whole(thoroughly(router, ask, pods, now))

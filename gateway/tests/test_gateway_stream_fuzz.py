@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sheaf_gateway.api.answers import is_object, may_begin, sound
 from sheaf_gateway.api.stream import EventRelay
-from sheaf_gateway.api.usage import find_usage
+from sheaf_gateway.api.usage import find_usage, reported
 from sheaf_gateway.continuation.chunks import asking_for_ids, masked
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
 from sheaf_gateway.continuation.journal import Journal, Purse
@@ -95,6 +95,18 @@ def test_what_counts_as_an_answer_is_an_object_to_another_parser_too(raw):
     found = parsed(raw)
     assert not isinstance(found, dict) or is_object(raw)
     assert not is_object(raw) or found is None or isinstance(found, dict)
+    assert (reported(raw) is None) == (not is_object(raw))
+
+
+counts = st.integers(0, 10**12 - 1)
+
+
+@FUZZ
+@given(values, counts, counts | st.none(), counts | st.none())
+def test_an_answer_read_whole_reports_what_its_end_tells(value, prompt, output, cached):
+    usage = {"prompt_tokens": prompt, "completion_tokens": output, "prompt_tokens_details": {"cached_tokens": cached}}
+    raw = json.dumps({"choices": value, "usage": usage}).encode()
+    assert reported(raw) == find_usage(raw)
 
 
 @FUZZ

@@ -47,7 +47,7 @@ def make_slo(name: str = "chat") -> SLO:
 
 
 def make_policy(name: str = "steady", **spec: Any) -> AutoscalingPolicy:
-    return AutoscalingPolicy.model_validate({"metadata": _metadata(name), "spec": spec})
+    return AutoscalingPolicy.model_validate({"metadata": _metadata(name), "spec": {"maxReplicas": 1, **spec}})
 
 
 def make_pod(model: Model, name: str, **fields: Any) -> PodFacts:

@@ -239,6 +239,13 @@ def test_a_window_about_to_open_is_ready_when_it_opens():
     assert {"Bounded", "Schedule"} <= said
 
 
+def test_a_window_that_is_over_before_a_replica_could_start_is_prepared_for_too():
+    """2023-11-14 22:13:20 UTC is NOW."""
+    window = {"name": "short", "start": "22:15", "end": "22:20", "minReplicas": 6, "maxReplicas": 9}
+    assert Days(spec(schedules=[window]), known(cold_start_s=600.0)).look(asked(0.1)).replicas == 6
+    assert Days(spec(schedules=[window]), known(cold_start_s=90.0)).look(asked(0.1)).replicas == 1
+
+
 def test_a_window_keeps_a_sleeper_awake():
     window = {"name": "day", "start": "00:00", "end": "23:59", "minReplicas": 2}
     days = Days(spec(scaleToZero={"after": "1m"}, schedules=[window]), known(declared=2))

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from sheaf_operator.planning import FleetIndex, Key
 
 TOKEN = "the-token-of-the-agents"
 KEY = Key("Model", "m")
+NOW = 1_900_000_000.0
 
 
 @dataclass
@@ -62,20 +65,23 @@ async def gateway() -> AsyncIterator[FakeGateway]:
 
 
 @asynccontextmanager
-async def calls(api: FakeApi, token: Path, port: int) -> AsyncIterator[GatewayCalls]:
+async def calls(
+    api: FakeApi, token: Path, port: int, clock: Callable[[], float] = time.time
+) -> AsyncIterator[GatewayCalls]:
     server = ApiServer(api.configuration(), "test")
     try:
-        async with GatewayCalls(server, token, port) as made:
+        async with GatewayCalls(server, token, port, clock) as made:
             yield made
     finally:
         await server.close()
 
 
-def put_gateway(api: FakeApi, name: str, *, ready: bool = True, phase: str = "Running") -> None:
+def put_gateway(api: FakeApi, name: str, *, ready: bool = True, phase: str = "Running", ends: str = "") -> None:
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
     labels = {"app.kubernetes.io/name": "sheaf-gateway"}
     status = {"podIP": "127.0.0.1", "phase": phase, "conditions": conditions}
-    api.put("Pod", name, metadata={"labels": labels}, status=status)
+    metadata = {"labels": labels} | ({"deletionTimestamp": ends} if ends else {})
+    api.put("Pod", name, metadata=metadata, status=status)
 
 
 @pytest.fixture
@@ -97,6 +103,17 @@ async def test_gateway_pods_are_listed_and_asked_with_the_token_of_this_moment(t
         await asyncio.to_thread(token.write_text, "another-token")
         await asking.fetch(f"{found.popitem()[1]}/sheaf/v1/slos")
         assert fake.shown == [f"Bearer {TOKEN}"] * 2 + ["Bearer another-token"]
+
+
+async def test_a_gateway_that_nobody_ends_is_waited_for_no_longer_than_its_grace(token: Path) -> None:
+    ends = datetime.fromtimestamp(NOW, UTC).isoformat()
+    now = NOW
+    async with fake_api() as api, calls(api, token, 1, lambda: now) as asking:
+        put_gateway(api, "lost", ready=False, ends=ends)
+        gateways = Gateways(asking.find, asking.fetch, lambda: now)
+        assert list((await gateways.ask()).values()) == [None]
+        now = NOW + 11
+        assert await gateways.ask() == {}
 
 
 async def test_what_is_no_answer_is_an_error_that_says_so(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Decisions reach plans: pods, status, events; they survive a restart; SLOs say how they were kept; nothing is lost."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from operator_world import NOW, make_model, make_pod, make_policy
 from prometheus_client import CollectorRegistry, generate_latest
 from sheaf_crds import SLO, Model
 from sheaf_crds.agent_api import AgentState, EngineLoad
+from sheaf_crds.model import ModelAutoscaling
 from sheaf_crds.slo import SLOWindow
 from sheaf_operator.cluster.gateways import GatewayError, Gateways
 from sheaf_operator.cluster.kubernetes.gateway_calls import parsed, url_of
 from sheaf_operator.handlers.autoscaling import Autoscaling, ScalingCollector
-from sheaf_operator.planning import CreatePod, EmitEvent, FleetIndex, Key, UpdateStatus, plan_key
+from sheaf_operator.planning import CreatePod, DeletePod, DrainPod, EmitEvent, FleetIndex, Key, UpdateStatus, plan_key
 from sheaf_operator.planning.autoscaling import Demand, Report, Scaler
+from sheaf_operator.planning.scaling import desired_replicas
 
 KEY = Key("Model", "m")
 
@@ -91,12 +94,61 @@ def test_a_restarted_operator_goes_on_with_the_number_before_any_gateway_answers
     assert not [action for action in actions(fresh) if isinstance(action, EmitEvent)]
 
 
-def test_a_policy_that_goes_leaves_the_number_to_the_spec():
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_policy_that_is_away_leaves_number_and_memory_as_they_are(restarted: bool):
+    index, model = fleet("one", "two", "three", "four")
+    scaler = Scaler(index, lambda _: SPEED)
+    scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
+    store(index, actions(index))
+    before = index.model("m").status.autoscaling
+    index.remove("AutoscalingPolicy", "steady")
+    scaler = Scaler(index, lambda _: SPEED) if restarted else scaler
+    if restarted:
+        index.note_scaling("m", None)
+    assert scaler.observe({}, NOW) == frozenset()
+    found = actions(index)
+    assert not [action for action in found if isinstance(action, DrainPod | DeletePod)]
+    store(index, found)
+    status = index.model("m").status
+    assert status.autoscaling == before
+    assert not [action for action in actions(index) if isinstance(action, UpdateStatus | EmitEvent)]
+    index.upsert(make_policy(signal="Concurrency", target=10, maxReplicas=20))
+    scaler.observe({"gateway": None}, NOW + 60)
+    assert index.scaling("m").replicas == 4
+    assert model.spec.replicas == 1
+
+
+def test_a_policy_that_is_away_holds_within_the_bounds_of_the_model():
+    index, _ = fleet("one")
+    scaler = Scaler(index, lambda _: SPEED)
+    scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
+    index.remove("AutoscalingPolicy", "steady")
+    model = index.model("m")
+    for bounds, expected in (({"max_replicas": 3}, 3), ({"min_replicas": 6}, 6), ({}, 4)):
+        desired = desired_replicas(
+            model.model_copy(update={"spec": model.spec.model_copy(update=bounds)}), None, index.scaling("m")
+        )
+        assert desired.replicas == expected
+        assert "AutoscalingPolicy steady is not there" in desired.note
+
+
+def test_what_was_decided_for_a_model_that_was_replaced_is_forgotten():
+    index, model = fleet("one")
+    scaler = Scaler(index, lambda _: SPEED)
+    scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
+    index.remove("AutoscalingPolicy", "steady")
+    index.upsert(model.model_copy(update={"metadata": model.metadata.model_copy(update={"uid": "another"})}))
+    assert scaler.observe({}, NOW) == {KEY}
+    assert index.scaling("m") is None
+
+
+def test_a_model_that_names_no_policy_any_more_goes_by_its_spec():
     index, _ = fleet("one")
     scaler = Scaler(index, lambda _: SPEED)
     scaler.observe(report(Demand(running=35, rate=2.0)), NOW)
     store(index, actions(index))
-    index.remove("AutoscalingPolicy", "steady")
+    model = index.model("m")
+    index.upsert(model.model_copy(update={"spec": model.spec.model_copy(update={"autoscaling_policy_ref": None})}))
     assert scaler.observe({}, NOW) == {KEY}
     status = next(a.status for a in actions(index) if isinstance(a, UpdateStatus))
     assert status.autoscaling is None
@@ -129,6 +181,33 @@ def test_cold_starts_are_learnt_from_pods_that_become_ready():
     scaler.observe(report(Demand(running=99, rate=1.0), NOW + 140), NOW + 140)
     assert index.scaling("m").record.cold_start == 60.0
     assert next(iter(scaler.standings())).demand.kv_use == 0.5
+
+
+@pytest.mark.parametrize(
+    ("without_node", "start", "learnt"), [(0, 40, 40.0), (180, 40, 220.0), (7200, 40, 340.0), (7200, 7200, 1200.0)]
+)
+def test_a_node_that_cannot_be_had_is_no_cold_start(without_node: float, start: float, learnt: float):
+    index, model = fleet()
+    scaler = Scaler(index, lambda _: SPEED)
+    starting = make_pod(model, "one", ready=False, phase="Pending", created_at=NOW, agent=None)
+    index.upsert(starting)
+    scaler.observe(report(asked(1.0)), NOW)
+    ready = replace(starting, ready=True, phase="Ready", scheduled_at=NOW + without_node)
+    index.upsert(ready)
+    then = NOW + without_node + start
+    scaler.observe(report(Demand(running=99, rate=1.0), then), then)
+    assert index.scaling("m").record.cold_start == learnt
+
+
+def test_what_was_learnt_by_an_older_version_is_bounded_too():
+    index, model = fleet("one")
+    window = {"name": "later", "start": "23:59", "end": "24:00", "minReplicas": 6}
+    index.upsert(make_policy(signal="Concurrency", target=10, maxReplicas=20, schedules=[window]))
+    record = ModelAutoscaling(policy="steady", desired_replicas=1, cold_start=40_000.0)
+    status = model.status.model_copy(update={"autoscaling": record})
+    index.upsert(model.model_copy(update={"status": status}))
+    Scaler(index, lambda _: SPEED).observe(report(Demand(running=1, rate=0.1)), NOW)
+    assert index.scaling("m").replicas == 1
 
 
 def test_an_slo_says_how_it_was_kept_at_most_once_a_minute_and_nothing_where_nobody_asks():
@@ -258,10 +337,13 @@ async def test_the_loop_notes_decisions_and_shows_them():
     assert marked == {KEY}
     assert index.scaling("m").replicas == 6
     registry = CollectorRegistry()
-    ScalingCollector(loop.standings, registry)
+    ScalingCollector(loop.standings, loop.silent, registry)
     text = generate_latest(registry).decode()
     assert 'sheaf_desired_replicas{model="m"} 6.0' in text
     assert 'sheaf_demand{figure="running",model="m"} 60.0' in text
+    assert "sheaf_gateways_silent 0.0" in text
+    web.now += 16
+    assert "sheaf_gateways_silent 2.0" in generate_latest(registry).decode()
     acting = False
     marked.clear()
     await loop.look()
@@ -271,11 +353,14 @@ async def test_the_loop_notes_decisions_and_shows_them():
 def test_gateway_pods_are_found_where_they_take_requests():
     ready = [{"type": "Ready", "status": "True"}]
     pod = {"metadata": {}, "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": ready}}
-    assert url_of(pod, 8000) == "http://10.0.0.1:8000"
-    assert url_of({**pod, "status": {**pod["status"], "podIP": "fd00::1"}}, 8000) == "http://[fd00::1]:8000"
-    assert url_of({**pod, "status": {**pod["status"], "conditions": []}}, 8000) == ""
-    ending = {"metadata": {"deletionTimestamp": "now"}, "status": {**pod["status"], "conditions": []}}
-    assert url_of(ending, 8000) == "http://10.0.0.1:8000"
+    assert url_of(pod, 8000, NOW) == "http://10.0.0.1:8000"
+    assert url_of({**pod, "status": {**pod["status"], "podIP": "fd00::1"}}, 8000, NOW) == "http://[fd00::1]:8000"
+    assert url_of({**pod, "status": {**pod["status"], "conditions": []}}, 8000, NOW) == ""
+    ends = datetime.fromtimestamp(NOW, UTC).isoformat()
+    ending = {"metadata": {"deletionTimestamp": ends}, "status": {**pod["status"], "conditions": []}}
+    assert url_of(ending, 8000, NOW - 60) == url_of(ending, 8000, NOW + 10) == "http://10.0.0.1:8000"
+    assert url_of(ending, 8000, NOW + 11) == ""
+    assert url_of({**ending, "status": pod["status"]}, 8000, NOW + 11) == "http://10.0.0.1:8000"
     assert parsed("u", b"{}") == {}
     with pytest.raises(GatewayError, match="JSON"):
         parsed("u", b"<html>")

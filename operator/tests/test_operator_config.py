@@ -31,6 +31,14 @@ def test_the_short_form_has_defaults(tmp_path: Path) -> None:
     assert config.address == (None, 8080)
 
 
+def test_secrets_may_have_every_name_that_kubernetes_allows(tmp_path: Path) -> None:
+    images = {"agent": "agent:1", "pullSecrets": ["my.registry", "x" * 100]}
+    pods = {"images": images, "agentTokenSecret": "my.secret", "s3": {"secret": "my.keys"}, "hf": {"secret": "my.hub"}}
+    config = read_config(written(tmp_path, content(tmp_path, pods=pods)))
+    assert config.pods.agent_token_secret == "my.secret"
+    assert config.pods.images.pull_secrets == ("my.registry", "x" * 100)
+
+
 @pytest.mark.parametrize(
     ("listen", "address"),
     [("127.0.0.1:9", ("127.0.0.1", 9)), ("[::1]:80", ("::1", 80)), (":0", (None, 0))],
@@ -48,6 +56,11 @@ def test_addresses_are_read(tmp_path: Path, listen: str, address: tuple[str | No
         ({"listen": "here"}, r"listen: "),
         ({"listen": ":99999"}, r"listen: :99999 names no port"),
         ({"namespace": "Not A Name"}, r"namespace: "),
+        ({"pods": {"images": {"agent": "a"}, "agentTokenSecret": "my..secret"}}, r"pods\.agentTokenSecret: "),
+        (
+            {"pods": {"images": {"agent": "a"}, "agentTokenSecret": "t", "hostPaths": ["/mnt/../etc"]}},
+            r"pods\.hostPaths\.0: '/mnt/\.\./etc' is not an absolute folder",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], said: str) -> None:

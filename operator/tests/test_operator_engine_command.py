@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from operator_world import make_model
@@ -43,6 +44,24 @@ def test_on_an_accelerator_nothing_is_set_for_the_cpu():
     assert "--block-size" not in command.argv
     assert "--kv-events-config" not in command.argv
     assert "OMP_NUM_THREADS" not in command.env
+
+
+@pytest.mark.parametrize(
+    ("count", "args", "expected"),
+    [
+        (1, [], []),
+        (4, [], ["--tensor-parallel-size=4"]),
+        (4, ["--tensor-parallel-size=2"], []),
+        (4, ["-tp=2"], []),
+        (4, ["--pipeline_parallel_size=4"], []),
+        (4, ["--data-parallel-size=4"], []),
+    ],
+)
+def test_several_accelerators_are_one_group_unless_the_user_divides_them(count, args, expected):
+    spec = make_model(accelerators=[{"type": "h100", "count": count}], engine={"name": "vllm", "args": args}).spec
+    given = engine_command("m", spec, "/m", AT, cpu=False).argv
+    assert [word for word in given if word.startswith("--tensor-parallel-size") and word not in args] == expected
+    assert not [word for word in engine_command("m", spec, "/m", AT, cpu=True).argv if word in expected]
 
 
 def test_replay_may_be_left_out():

@@ -209,6 +209,21 @@ def test_other_settings_are_other_templates():
     assert not before & {pod.template_hash for pod in world.snapshot.pods}
 
 
+def test_what_blocks_is_said_first_and_references_before_what_is_disregarded():
+    lost = Finding("AcceleratorDisregarded", "4 l4: no alternative; remove it", blocks=False)
+    index = FleetIndex(obstacle=lambda _: lost)
+
+    def resolved(**spec) -> str:
+        index.upsert(make_model(**spec))
+        actions = plan_key(index, Key("Model", "m"), NOW).actions
+        return next(one.status for one in actions if one.key.startswith("status/Model")).condition("Resolved").reason
+
+    assert resolved(replicas=0) == "AcceleratorDisregarded"
+    assert resolved(replicas=0, sloRef={"name": "gone"}) == "SLONotFound"
+    index.upsert(make_adapter("m", metadata={"created": NOW - 50}))
+    assert resolved(replicas=0) == "NameClash"
+
+
 def test_a_model_of_which_no_pod_can_be_made_says_why_and_keeps_those_that_it_has():
     why = Finding("AcceleratorUnknown", "this installation has none of type x; correct spec.accelerators")
     index = FleetIndex(obstacle=lambda _: why)

@@ -12,8 +12,8 @@ import pytest
 from operator_agent import TOKEN, FakeAgent, fake_agent
 from operator_api import NAMESPACE, FakeApi, fake_api
 from prometheus_client import CollectorRegistry, generate_latest
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes import agents, cluster, view, watch
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.cluster import KubernetesCluster
 from sheaf_operator.handlers.reconcile import Reconciler
@@ -172,7 +172,7 @@ async def test_an_object_that_cannot_be_read_is_told_so_and_harms_no_other(runni
     await until(lambda: running.condition("Model", "m").get("reason") == "Invalid")
     message = running.condition("Model", "m")["message"]
     assert "spec.replicas: input should be a valid integer" in message
-    assert "spec.colour: this field is not known; remove it" in message
+    assert "colour" not in message
     running.api.put("Model", "other", spec=MODEL)
     await until(lambda: len(running.api.names("Pod")) == 2)
     assert name in running.api.names("Pod")

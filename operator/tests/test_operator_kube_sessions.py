@@ -6,8 +6,8 @@ import pytest
 from aiohttp import web
 from operator_agent import TOKEN, fake_agent
 from operator_api import fake_api
+from sheaf_operator.cluster.agent_calls import TOKEN_KEPT, AgentCalls, AgentError
 from sheaf_operator.cluster.kubernetes.access import environment_proxy, load_access
-from sheaf_operator.cluster.kubernetes.agent_calls import TOKEN_KEPT, AgentCalls, AgentError
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.cluster import patience
 from sheaf_operator.cluster.kubernetes.resources import PODS
@@ -96,6 +96,16 @@ async def test_a_renewed_token_is_used_a_second_later(tmp_path: Path) -> None:
         path.write_text(TOKEN)
         now += TOKEN_KEPT
         assert (await calls.state(address, 0, 0.0)).engine == "Ready"
+
+
+async def test_whether_all_is_well_is_asked_without_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    async with fake_agent() as agent, AgentCalls(path) as calls:
+        address = f"http://127.0.0.1:{agent.port}"
+        assert await calls.answers(f"{address}/v1/state?after=0&wait=0")
+        assert not await calls.answers(f"{address}/nowhere")
+        assert not await calls.answers("http://127.0.0.1:1/healthz")
 
 
 async def test_a_token_that_cannot_be_read_is_read_again_at_once(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Pods: every one is valid and unprivileged, and each part of Model and settings shows in it where it should."""
 
+import inspect
 import json
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from operator_manifests import GPUS, MODELS, SETTINGS, all_containers, faults, m
 from pydantic import ValidationError
 from sheaf_operator.planning.manifest import ManifestError, PodSettings, pod_manifest, refusal
 from sheaf_operator.planning.manifest.containers import literal
+from sheaf_operator.planning.manifest.refusal import disregard
 
 
 def pod_of(settings: PodSettings | None = None, *, spot: bool = False, **spec: Any) -> dict[str, Any]:
@@ -266,6 +270,21 @@ def test_an_unknown_type_of_accelerator_is_refused_with_those_that_are_known():
     assert "amd-mi300, nvidia-a10, nvidia-h100, nvidia-l4, not nvidia-b200" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "lost"),
+    [
+        ([], ""),
+        ([{"type": "nvidia-l4"}, {"type": "nvidia-a10"}], ""),
+        ([{"type": "nvidia-l4"}, {"type": "nvidia-a10", "count": 4}], "4 nvidia-a10: no alternative to 1 nvidia-l4"),
+        ([{"type": "nvidia-l4"}, {"type": "nvidia-h100"}], "1 nvidia-h100: no alternative to 1 nvidia-l4"),
+    ],
+)
+def test_accelerators_that_no_pod_asks_for_are_said(accelerators, lost):
+    said = disregard(template(accelerators=accelerators).spec, make_settings(accelerators=GPUS))
+    assert (said.message.split(", ")[0] if said else "") == lost
+    assert said is None or (said.reason == "AcceleratorDisregarded" and "; remove it" in said.message)
+
+
 def test_an_installation_without_an_engine_image_says_so():
     bare = make_settings(images={"agent": "a"})
     with pytest.raises(ManifestError, match="EngineImageMissing"):
@@ -368,3 +387,10 @@ def test_equal_settings_have_equal_digests_and_a_field_left_at_its_default_chang
 def test_settings_that_make_no_sense_are_refused(field: str, value: object, said: str):
     with pytest.raises(ValidationError, match=said):
         make_settings(**{field: value})
+
+
+def test_every_refusal_is_in_the_troubleshooting_table():
+    reasons = set(re.findall(r'Refusal\(\s*"(\w+)"', inspect.getsource(sys.modules[refusal.__module__])))
+    table = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+    assert len(reasons) >= 4
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in table] == []

@@ -304,3 +304,16 @@ def test_a_time_that_is_none_counts_as_unknown(told: object):
     shown = pod()
     shown["metadata"]["creationTimestamp"] = told
     assert facts(shown).created_at == 0.0
+
+
+def test_a_pod_is_scheduled_when_it_has_a_node():
+    assert facts(pod(engine=running())).scheduled_at == NOON
+    assert facts(pod(node="")).scheduled_at == 0.0
+
+
+@pytest.mark.parametrize(("written", "limit"), [(None, 900.0), ("61.5", 61.5), ("soon", 0.0), ("-1", 0.0), (7, 0.0)])
+def test_the_time_that_an_engine_may_take_is_what_the_pod_was_made_with(written: Any, limit: float):
+    shown = pod(engine=running())
+    if written is not None:
+        shown["metadata"]["annotations"]["sheaf.dev/startup-seconds"] = written
+    assert facts(shown).startup_limit == limit

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sheaf_operator.planning.market import Ask, Held, Sighting, Terms, ZoneRecord, decide, estimate, remember
+from sheaf_operator.planning.market.ages import exposure
 from sheaf_operator.planning.market.memory import HALF_LIFE, MOST_ZONES
 from sheaf_operator.planning.market.policy import MOST_SPARES, waiting_in_vain
 
@@ -18,7 +19,7 @@ def ask(replicas, pods=(), terms=PRICED, records=(), **fields):
     return Ask(replicas=replicas, pods=tuple(pods), records={r.zone: r for r in records}, terms=terms, **values)
 
 
-def spot(name, zone, stage="Ready", age=600.0):
+def spot(name, zone, stage="Ready", age=18_000.0):
     return Held(name, True, zone, stage, NOW - age)
 
 
@@ -111,14 +112,14 @@ def test_with_fewer_than_two_zones_the_scheduler_chooses():
 def test_a_spare_is_held_where_the_shortfall_that_it_prevents_costs_more():
     pods = [spot("x", "a"), spot("y", "b")]
     assert decide(ask(2, pods, spare=None)).spares == 1
-    assert decide(ask(2, pods, spare=None, slack=1.0)).spares == 0
+    assert decide(ask(2, pods, spare=None, loads=(0.5, 1.0))).spares == 0
     assert decide(ask(2, pods, Terms(ZONES, 3.0, 1.0, shortfall=1.0), spare=None)).spares == 0
     assert decide(ask(2, pods, COUNTED, spare=None)).spares == 0
     assert decide(ask(2, pods, spare=2)).spares == 2
 
 
 def test_a_spare_that_is_there_stays_while_it_is_worth_half_its_price():
-    terms = Terms(ZONES, 3.0, 1.0, shortfall=15.0)
+    terms = Terms(ZONES, 3.0, 1.0, shortfall=60.0)
     two = [spot("x", "a"), spot("y", "b")]
     assert decide(ask(2, two, terms, spare=None)).spares == 0
     assert decide(ask(2, [*two, spot("z", "c")], terms, spare=None)).spares == 1
@@ -159,10 +160,10 @@ def seen(uid, zone="a", fate="Lost", hours=2.0, at=NOW):
 
 def test_a_pod_is_counted_once_as_long_as_it_is_seen():
     once = remember({}, [seen("u1")], frozenset({"u1"}))
-    assert (once["a"].losses, once["a"].hours, once["a"].placed, once["a"].empty_at) == (1.0, 2.0, 1.0, NOW)
+    assert (once["a"].losses, once["a"].hours, once["a"].placed, once["a"].empty_at) == (1.0, exposure(2.0), 1.0, NOW)
     assert remember(once, [seen("u1", at=NOW + 60)], frozenset({"u1"})) == once
     later = remember(once, [seen("u2", fate="Retired")], frozenset({"u2"}))
-    assert (later["a"].losses, later["a"].hours, later["a"].counted) == (1.0, 4.0, ("u2",))
+    assert (later["a"].losses, later["a"].hours, later["a"].counted) == (1.0, 2 * exposure(2.0), ("u2",))
 
 
 def test_a_pod_that_found_no_capacity_was_held_for_no_time():

@@ -110,7 +110,7 @@ def test_a_new_operator_knows_what_the_old_one_learned():
 def test_a_batch_model_does_without_what_an_interactive_one_pays_for():
     batch = make_slo()
     batch = batch.model_copy(update={"spec": batch.spec.model_copy(update={"class_": "Batch"})})
-    for slo, pods in ((make_slo(), 3), (batch, 2)):
+    for slo, pods in ((make_slo(), 4), (batch, 2)):
         model = make_model(replicas=2, spot={"policy": "Preferred"}, sloRef={"name": "chat"})
         market = MARKET.model_copy(update={"headroom": 0.0})
         world = Zones(ClusterSnapshot((model,), slos=(slo,)), operator=Trader(market))
@@ -128,6 +128,9 @@ def test_a_lower_number_of_replicas_lets_spares_and_pods_go():
     world = zones(3, overProvision=1)
     world.wait(40)
     assert len(world.pods) == 4
+    status = world.snapshot.models[0].status
+    assert status.condition("Ready").message == "3 of 3 replicas ready"
+    assert status.condition("Progressing").reason == "Complete"
     world.replace_model(make_model(replicas=1, spot={"policy": "Preferred", "overProvision": 0}))
     world.wait(90)
     assert len(world.pods) == 1

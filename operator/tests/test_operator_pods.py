@@ -186,6 +186,25 @@ def strays(draw, models):
 
 
 @pytest.mark.parametrize(
+    ("fields", "goes"),
+    [
+        ({"restarts": 1}, True),
+        ({"restarts": 0}, False),
+        ({"restarts": 1, "startup_limit": 600.0}, False),
+        ({"restarts": 1, "startup_limit": 0.0}, False),
+        ({"restarts": 1, "agent": AgentState(engine="Unhealthy", engine_epoch=3)}, False),
+        ({"restarts": 1, "phase": "Ready", "ready": True}, False),
+    ],
+)
+def test_a_pod_that_was_ended_too_early_begins_anew_when_it_may_take_longer(fields, goes):
+    model = make_model(replicas=1, startupTimeout="10m")
+    values = {"phase": "Starting", "ready": False, "startup_limit": 60.0, "agent": AgentState(), **fields}
+    actions = plan(ClusterSnapshot((model,), pods=(make_pod(model, "one", **values),)), NOW).actions
+    deleted = of_kind(actions, DeletePod)
+    assert [(one.name, one.reason) for one in deleted] == [("one", "its engine may take 10m to start by now")] * goes
+
+
+@pytest.mark.parametrize(
     ("spec", "policy", "expected"),
     [
         ({"replicas": 2}, None, 2),

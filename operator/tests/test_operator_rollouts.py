@@ -206,6 +206,29 @@ def test_a_template_that_never_gets_ready_is_told_and_takes_nothing_from_service
     assert conditions(world)["Progressing"].reason == "Complete"
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "leaves"),
+    [
+        (AgentState(engine="Stopped", draining=True, drains_until_restart=True), "", False),
+        (AgentState(engine="Unhealthy", engine_epoch=7), "", False),
+        (AgentState(engine="Stopped", engine_epoch=7), "CrashLoopBackOff", True),
+        (AgentState(engine="Starting"), "", True),
+    ],
+)
+def test_a_rollout_that_stalls_leaves_a_pod_of_before_that_starts_anew(state, reason, leaves):
+    before, model = make_model(replicas=2), make_model(replicas=2, engine={"name": "emulator", "args": ["--bad=1"]})
+    outdated = template_hash(before)
+    unready = {"phase": "Starting", "ready": False}
+    stuck = make_pod(model, "stuck", **unready, reason="CrashLoopBackOff", restarts=9)
+    serving = make_pod(before, "serving", template_hash=outdated)
+    fallen = make_pod(before, "fallen", template_hash=outdated, agent=state, reason=reason, **unready)
+    assert gone(model, stuck, serving, fallen) == ({"fallen"} if leaves else set())
+    new = make_pod(model, "new", agent=holding())
+    assert "fallen" in gone(model, new, serving, fallen)
+    scaled = make_model(replicas=1, engine={"name": "emulator", "args": ["--bad=1"]})
+    assert "fallen" in gone(scaled, serving, fallen)
+
+
 def test_a_model_that_never_got_ready_says_so_when_its_time_is_up():
     model = make_model(replicas=1, startupTimeout="60s")
     world = World(ClusterSnapshot((model,)), broken=frozenset({template_hash(model)}))

@@ -34,6 +34,33 @@ def test_the_first_replicas_up_to_the_floor_are_on_demand_and_the_rest_as_the_po
     assert sorts(world) == expected
 
 
+@pytest.mark.parametrize(
+    ("spot", "expected"),
+    [
+        ({"policy": "Preferred", "overProvision": 2}, [True] * 5),
+        ({"policy": "Preferred", "overProvision": 2, "onDemandFloor": 2}, [False, False, True, True]),
+        ({"policy": "Required", "overProvision": 1}, [True] * 4),
+        ({"policy": "Required", "overProvision": 50}, [True] * 6),
+        ({"policy": "Never", "overProvision": 2}, [False] * 3),
+    ],
+)
+def test_declared_spares_are_held_without_zones_too_and_the_status_counts_them_apart(spot, expected):
+    world = world_of(replicas=3, spot=spot)
+    world.settle()
+    assert sorts(world) == expected
+    status = world.snapshot.models[0].status
+    assert status.condition("Ready").message == "3 of 3 replicas ready"
+    assert status.condition("Progressing").reason == "Complete"
+    world.replace_model(make_model(replicas=0, spot=spot))
+    world.settle()
+    assert not world.pods
+
+
+def test_spares_need_no_stand_ins():
+    assert split(Spot(policy="Preferred", over_provision=1), 3, 1).stand_ins == 0
+    assert split(Spot(policy="Preferred", over_provision=1), 3, 4).stand_ins == 3
+
+
 def test_a_pod_to_be_made_says_for_which_capacity():
     made = of_kind(
         plan(ClusterSnapshot((make_model(replicas=2, spot={"policy": "Preferred", "onDemandFloor": 1}),)), NOW).actions,

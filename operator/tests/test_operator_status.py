@@ -15,7 +15,17 @@ from operator_world import (
     resident,
 )
 from sheaf_crds.agent_api import AdapterState, AgentState
-from sheaf_operator.planning import ClusterSnapshot, CreatePod, EmitEvent, SetCatalog, UpdateStatus, plan
+from sheaf_operator.planning import (
+    ClusterSnapshot,
+    CreatePod,
+    EmitEvent,
+    FleetIndex,
+    Key,
+    SetCatalog,
+    UpdateStatus,
+    plan,
+    plan_key,
+)
 
 
 def statuses(snapshot: ClusterSnapshot, now: float = NOW):
@@ -74,6 +84,18 @@ def test_a_model_in_trouble_says_which_pod_and_why():
     assert status.condition("Available").status == "False"
 
 
+def test_a_reference_to_nothing_hides_no_trouble_and_keeps_no_model_from_being_ready():
+    model = make_model(replicas=1, sloRef={"name": "gone"})
+    crashing = make_pod(model, "p", ready=False, phase="Starting", reason="CrashLoopBackOff", message="no memory")
+    assert ready(model_status(model, crashing)) == ("False", "CrashLoopBackOff")
+    assert "1 replica ready; p: no memory; there is no SLO" in model_status(model, crashing).condition("Ready").message
+    assert ready(model_status(model, make_pod(model, "p"))) == ("True", "Serving")
+    follows = make_model(replicas=1, autoscalingPolicyRef={"name": "steady"})
+    status = model_status(follows, make_pod(follows, "p"), policies=(make_policy(),))
+    assert ready(status) == ("True", "Serving")
+    assert status.condition("Resolved").reason == "SLOMissing"
+
+
 @pytest.mark.parametrize(("reason", "word"), [("Image pull: backoff!", "Imagepullbackoff"), ("9", "PodNotReady")])
 def test_any_reason_of_a_pod_becomes_a_lawful_word(reason, word):
     model = make_model()
@@ -104,6 +126,32 @@ def test_progress_is_told():
     assert scaling.condition("Progressing").reason == "Scaling"
     starting = model_status(model, make_pod(model, "p", ready=False, phase="Starting"))
     assert starting.condition("Progressing").reason == "Starting"
+
+
+def test_a_rollout_of_which_no_pod_can_be_made_says_so_while_the_old_ones_serve():
+    model, index = make_model(replicas=1), FleetIndex()
+    index.replace(ClusterSnapshot((model,), pods=(make_pod(model, "old", template_hash="00000"),)))
+    index.note_refusal("m", "create pods: exceeded quota; raise it")
+    actions = plan_key(index, Key("Model", "m"), NOW).actions
+    (status,) = (action.status for action in of_kind(actions, UpdateStatus))
+    assert ready(status) == ("True", "Serving")
+    told = status.condition("Progressing")
+    assert (told.status, told.reason, told.message) == ("False", "PodRefused", "create pods: exceeded quota; raise it")
+    warnings = [event.reason for event in of_kind(actions, EmitEvent) if event.type == "Warning"]
+    assert warnings == ["PodRefused"]
+
+
+def test_a_policy_with_a_time_zone_that_nobody_knows_says_so():
+    window = {"name": "day", "start": "08:00", "end": "18:00", "minReplicas": 1}
+    strange = make_policy(schedules=[{**window, "timeZone": "Europe/Atlantis"}])
+    found = statuses(ClusterSnapshot(policies=(strange,)))["AutoscalingPolicy", "steady"]
+    assert ready(found) == ("False", "TimeZoneUnknown")
+    assert found.condition("Ready").message == (
+        "there is no time zone Europe/Atlantis of window day, and UTC is taken instead; write the name of an IANA time "
+        "zone, such as Europe/Berlin"
+    )
+    known = make_policy(schedules=[{**window, "timeZone": "Europe/Berlin"}])
+    assert ready(statuses(ClusterSnapshot(policies=(known,)))["AutoscalingPolicy", "steady"]) == ("True", "Unused")
 
 
 def test_the_moment_of_a_transition_stays_until_the_status_changes():
@@ -153,8 +201,12 @@ def test_a_dangling_slo_is_reported_and_the_model_served_without_it():
     model = make_model(sloRef={"name": "nowhere"}, replicas=1)
     actions = plan(ClusterSnapshot((model,)), NOW).actions
     status = of_kind(actions, UpdateStatus)[0].status
-    assert ready(status) == ("False", "SLONotFound")
-    assert "until then it is served without" in status.condition("Ready").message
+    assert ready(status) == ("False", "Starting")
+    told = status.condition("Resolved")
+    assert (told.status, told.reason) == ("False", "SLONotFound")
+    assert "until then it is served without" in told.message
+    assert status.condition("Ready").message == f"0 of 1 replica ready; {told.message}"
+    assert [event.reason for event in of_kind(actions, EmitEvent) if event.type == "Warning"] == ["SLONotFound"]
     assert len(of_kind(actions, CreatePod)) == 1
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
+from sheaf.cli.explain import attempt_table, print_whole
 from sheaf.cli.main import run
 from sheaf.cli.table import age, columns
 
@@ -47,7 +49,7 @@ POD = {
     "startedAt": 0,
     "message": "a\x1b[31m",
 }
-TERMS = {"queue": 1.0, "prefill": 2.0, "adapter": 0.0, "harm": 0.5, "total": 3.5}
+TERMS = {"queue": 1.0, "prefill": 2.0, "adapter": 0.0, "harm": 0.5, "silence": 0.0, "total": 3.5}
 RECORD = {
     "request_id": "r-1",
     "served": "pirate",
@@ -124,6 +126,15 @@ def test_get_models_shows_what_is_wanted_what_is_there_and_why_not(capsys: pytes
 
 
 @pytest.mark.usefixtures("gateway")
+def test_get_models_counts_against_what_autoscaling_wants(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODEL, "status", MODEL["status"] | {"autoscaling": {"desiredReplicas": 3}})
+    assert run(["get", "models"]) == 0
+    assert lines(capsys.readouterr().out)[1].split()[1] == "1/3"
+
+
+@pytest.mark.usefixtures("gateway")
 def test_get_adapters_shows_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["get", "adp"]) == 0
     assert lines(capsys.readouterr().out)[1].split() == ["pirate", "base", "1/1", "True", "Resident", "base-0"]
@@ -155,9 +166,19 @@ def test_explain_shows_every_candidate_term_by_term_the_chosen_one_first(capsys:
     shown = lines(capsys.readouterr().out)
     assert shown[0] == "pirate (/v1/chat/completions, tenant gold): status 200, TTFT 12 ms, 96 cached"
     assert shown[1].startswith("attempt 1: ok")
-    assert shown[2].split() == ["POD", "STANDING", "CACHED", "QUEUE", "PREFILL", "ADAPTER", "HARM", "TOTAL"]
-    assert shown[3].split() == ["->", "base-0", "Healthy", "512", "B", "1.0", "2.0", "0.0", "0.5", "3.5"]
+    assert shown[2].split() == ["POD", "STANDING", "CACHED", "QUEUE", "PREFILL", "ADAPTER", "HARM", "SILENCE", "TOTAL"]
+    assert shown[3].split() == ["->", "base-0", "Healthy", "512", "B", "1.0", "2.0", "0.0", "0.5", "0.0", "3.5"]
     assert [row.split()[0] for row in shown[4:]] == ["base-1", "base-2"]
+
+
+def test_no_cost_is_cut_off_however_narrow_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "smollm2-" + "a" * 80
+    candidate = {"pod": long, "standing": "Candidate", "cached_tokens": 1, "terms": dict.fromkeys(TERMS, 1234.5)}
+    table = attempt_table(1, {"decision": {"pod": long, "candidates": [candidate]}})
+    print_whole(Console(width=80, soft_wrap=True), table)
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert long in row
+    assert row.count("1234.5") == len(TERMS)
 
 
 @pytest.mark.usefixtures("gateway")

@@ -10,6 +10,9 @@ from sheaf.local.journal import Journal
 from sheaf.local.manifests import read_files
 from sheaf.local.options import Options
 from sheaf.local.up import LocalSheaf
+from sheaf_crds import Model
+from sheaf_crds.model import ModelAutoscaling, ModelStatus
+from sheaf_operator.planning import UpdateStatus
 
 MANIFEST = """
 apiVersion: sheaf.dev/v1alpha1
@@ -47,6 +50,13 @@ def test_everything_is_on_one_page(sheaf: LocalSheaf) -> None:
     assert "pirate-0" in text
     assert "and 10 more" in text
     assert "[bold]no memory" in text
+
+
+def test_replicas_are_counted_against_what_autoscaling_wants(sheaf: LocalSheaf) -> None:
+    status = ModelStatus(ready_replicas=3, autoscaling=ModelAutoscaling(policy="steady", desired_replicas=5))
+    uid = sheaf.store.of(Model)[0].metadata.uid
+    assert sheaf.store.update_status(UpdateStatus("Model", "base", uid, status, "five are wanted"))
+    assert "3/5" in shown(sheaf)
 
 
 def test_requests_are_counted_over_all_labels() -> None:

@@ -87,3 +87,15 @@ async def test_an_edit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
         assert not noticed.done()
         edit()
         await noticed
+
+
+async def test_a_watch_that_is_cancelled_while_files_stir_ends(tmp_path: Path) -> None:
+    watch = ManifestWatch([tmp_path])
+    watching = asyncio.create_task(watch.changed())
+    await asyncio.sleep(0.05)
+    watch._stirred.set()
+    watching.cancel()
+    done, _ = await asyncio.wait([watching], timeout=0.5)
+    watching.cancel()
+    assert done == {watching}
+    assert watching.cancelled()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_azure_lines_share_no_prefix(tmp_path):
     assert [call.arrival for call in calls] == [0.0, 2.0]
     first, second = (set(block_hashes(call, "", (64,))[0]) for call in calls)
     assert first.isdisjoint(second)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_azure_times_mean_the_same_on_every_machine(tmp_path, monkeypatch, zone):
+    """Also where a clock is put forward within the trace, and where the trace names its own zone."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    times = ("01:59:59.5", "03:00:00.6805900", "03:00:01+00:00", "05:00:02.250+02:00", "03:00:03Z")
+    lines = ("TIMESTAMP,ContextTokens,GeneratedTokens", *(f"2024-03-31 {text},374,44" for text in times))
+    calls = read_trace(write(tmp_path, *lines, name="azure.csv"))
+    monkeypatch.undo()
+    time.tzset()
+    assert [call.arrival for call in calls] == pytest.approx([0.0, 3601.18059, 3601.5, 3602.75, 3603.5], abs=1e-5)
 
 
 def test_own_lines_name_model_tenant_session_and_prompt(tmp_path):

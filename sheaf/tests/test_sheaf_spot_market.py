@@ -194,8 +194,8 @@ def test_the_weather_is_the_same_for_the_same_seed_and_like_its_climate():
 
 
 def test_sheaf_uses_less_than_skyserve_and_breaks_no_more_promises():
-    zones = weather([Weather(3, 2), Weather(6, 2), Weather(10, 1.5), Weather(24, 2), Weather(12, 1)], 24 * 3, seed=5)
-    demand = steady(24 * 60 * 3, 2, rate=1.5)
+    zones = weather([Weather(3, 2), Weather(6, 2), Weather(10, 1.5), Weather(24, 2), Weather(12, 1)], 36, seed=5)
+    demand = steady(36 * 60, 2, rate=1.5)
     ours, peer = (Pool(zones, demand, outlook(*zones), one, 3600.0).run() for one in (Sheaf(), SkyServe(1)))
     assert ours.money < peer.money
     assert ours.attainment >= 0.999

@@ -14,7 +14,7 @@
       (omit .Values.engines "images" | deepCopy) -}}
 {{- $config := dict
       "namespace" .Release.Namespace
-      "leaseName" (include "sheaf.operatorName" .)
+      "leaseName" (include "sheaf.leaseName" .)
       "listen" ":8080"
       "agentTokenFile" "/etc/sheaf/agent-token/token"
       "pods" $pods -}}

@@ -9,6 +9,8 @@
 {{- end -}}
 
 {{- define "sheaf.operatorName" -}}{{ include "sheaf.fullname" . }}-operator{{- end -}}
+{{/* The Lease of the one writer: of the namespace, not of the release, so that operators of two releases never act at once. */}}
+{{- define "sheaf.leaseName" -}}sheaf-operator{{- end -}}
 {{- define "sheaf.gatewayName" -}}{{ include "sheaf.fullname" . }}-gateway{{- end -}}
 {{- define "sheaf.redisName" -}}{{ include "sheaf.fullname" . }}-redis{{- end -}}
 
@@ -148,5 +150,18 @@ annotations:
 {{- $word | b64dec -}}
 {{- else -}}
 {{- randAlphaNum 48 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Fails where another release's operator runs in the namespace: each would make every pod anew after its own settings. */}}
+{{- define "sheaf.oneOperator" -}}
+{{- if gt (int .Values.operator.replicas) 0 -}}
+{{- range ((lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list) -}}
+{{- $labels := .metadata.labels | default dict -}}
+{{- $release := get $labels "app.kubernetes.io/instance" -}}
+{{- if and (eq (get $labels "app.kubernetes.io/name") "sheaf-operator") (ne $release $.Release.Name) (gt (int .spec.replicas) 0) -}}
+{{- fail (printf "the operator of the release %s serves the namespace %s already, and one release serves a namespace: install this one into another namespace, uninstall %s first, or set operator.replicas to 0 in one of the two" $release $.Release.Namespace $release) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

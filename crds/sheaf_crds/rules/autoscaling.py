@@ -12,7 +12,15 @@ AUTOSCALING = (
         _SPEC,
         "self.minReplicas <= self.maxReplicas",
         "minReplicas is above maxReplicas",
-        "lower minReplicas or raise maxReplicas (it is 1 where it is left out)",
+        "lower minReplicas or raise maxReplicas",
+        "minReplicas",
+    ),
+    Rule(
+        _KIND,
+        _SPEC,
+        "self.minReplicas > 0 || has(self.scaleToZero)",
+        "minReplicas 0 is never reached without scaleToZero",
+        "add scaleToZero, such as {after: 30m}, or set minReplicas to 1",
         "minReplicas",
     ),
     Rule(
@@ -51,7 +59,7 @@ AUTOSCALING = (
         _WINDOW,
         "self.start != self.end",
         "the window closes when it opens",
-        "set end to another time than start; for whole days write 00:00 to 23:59",
+        "set end to another time than start; for whole days write 00:00 to 24:00",
         "end",
     ),
     Rule(

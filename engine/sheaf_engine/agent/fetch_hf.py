@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from sheaf_engine.agent.errors import AdapterError, Reason
-from sheaf_engine.agent.layout import MOST_FILES, Layout, RemoteFile, check_total
+from sheaf_engine.agent.layout import Layout, RemoteFile, check_total, choose
 from sheaf_engine.agent.sources import HfSource
 from sheaf_engine.agent.transfer import Budget, Outside, disk_error
 
@@ -33,7 +33,7 @@ def fetch(source: HfSource, target: Path, layout: Layout, outside: Outside, budg
     """Download the files of the folder into `target`."""
     try:
         commit, listing = _listing(source, outside)
-        chosen = layout.choose(listing)
+        chosen = choose(layout, listing)
         check_total(chosen, budget.limit)
         for file in chosen:
             budget.spend(_download(source, commit, file, target, outside))
@@ -47,7 +47,7 @@ def _listing(source: HfSource, outside: Outside) -> tuple[str, Sequence[RemoteFi
     hub = HfApi(endpoint=outside.hf_endpoint, token=outside.hf_token)
     info = hub.model_info(source.repository, revision=source.revision, timeout=ANSWER_TIMEOUT, files_metadata=True)
     start = f"{source.folder}/" if source.folder else ""
-    siblings = (info.siblings or [])[:MOST_FILES]
+    siblings = info.siblings or []
     found = [RemoteFile(s.rfilename[len(start) :], s.size or 0) for s in siblings if s.rfilename.startswith(start)]
     return info.sha or source.revision or "main", found
 

@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sheaf_engine.agent.errors import AdapterError, Reason
-from sheaf_engine.agent.layout import MOST_FILES, Layout, RemoteFile, check_total
+from sheaf_engine.agent.layout import MOST_FILES, Layout, RemoteFile, check_total, choose
 from sheaf_engine.agent.sources import S3Source
 from sheaf_engine.agent.transfer import CHUNK, CONNECT_TIMEOUT, READ_TIMEOUT, Budget, Outside, write
 
@@ -33,7 +33,7 @@ def fetch(source: S3Source, target: Path, layout: Layout, outside: Outside, budg
     """Download the objects under the prefix into `target`."""
     try:
         client = _client(outside)
-        chosen = layout.choose(_listing(client, source))
+        chosen = choose(layout, _listing(client, source))
         check_total(chosen, budget.limit)
         for file in chosen:
             write(_read(client, source, file.path), target / file.path, budget)

@@ -80,6 +80,18 @@ class ModelLayout:
         return small + shards
 
 
+def choose(layout: Layout, listing: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """What a layout takes out of the MOST_FILES that lie highest; where it misses one of more, that is told too."""
+    near = sorted(listing, key=lambda file: file.path.count("/"))[:MOST_FILES]
+    try:
+        return layout.choose(near)
+    except AdapterError as error:
+        if len(listing) < MOST_FILES or error.reason is not Reason.FILES_MISSING:
+            raise
+        told = f"{error.message}, and more: of so many only {MOST_FILES} are looked at; name a folder that has fewer"
+        raise AdapterError(error.reason, told) from error
+
+
 def _missing(found: dict[str, RemoteFile], name: str) -> NoReturn:
     pickled = sorted(path for path in found if path.lower().endswith(PICKLES) and "/" not in path)
     if name.endswith(".safetensors") and pickled:

@@ -47,6 +47,7 @@ class Memory:
     requested: dict[str, float] = field(default_factory=dict)
     working: dict[str, Work] = field(default_factory=dict)
     short: frozenset[str] = frozenset()
+    over: frozenset[str] = frozenset()
     activity: dict[str, Activity] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
@@ -126,7 +127,7 @@ def describe(memory: Memory) -> AgentState:
 
 
 def _told(memory: Memory) -> set[str]:
-    wanted = {*memory.index.pinned, *memory.requested, *memory.failures}
+    wanted = {*memory.index.pinned, *memory.requested, *memory.failures.keys() - memory.over}
     return {*memory.resident, *(name for name in wanted if name in memory.index.by_name)}
 
 

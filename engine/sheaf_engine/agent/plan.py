@@ -12,7 +12,7 @@ from typing import Literal
 
 from sheaf_crds.agent_api import Catalog, CatalogEntry
 
-from sheaf_engine.agent.errors import AdapterError, Reason
+from sheaf_engine.agent.errors import PASSING, AdapterError, Reason
 
 MOST_PREPARING = 4
 LONGEST_BACKOFF = 300.0
@@ -131,6 +131,13 @@ def waits(facts: Facts, name: str) -> bool:
     """Whether an adapter's next attempt is not due yet."""
     failure = facts.failures.get(name)
     return failure is not None and facts.now < failure.retry_at
+
+
+def over(facts: Facts) -> frozenset[str]:
+    """The adapters whose failure is no news: it was a passing one, its wait is over, and nobody wants them now."""
+    wanted = {*facts.index.pinned, *facts.requested}
+    due = (name for name, failure in facts.failures.items() if failure.reason in PASSING and not waits(facts, name))
+    return frozenset(due) - wanted
 
 
 def keepers(facts: Facts) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ or engine restores the pod's adapters although nobody is there to send the catal
 """
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,10 +12,12 @@ from pydantic import ValidationError
 from sheaf_crds.agent_api import Catalog
 
 from sheaf_engine.agent.errors import ConfigError
+from sheaf_engine.agent.replacing import replace_file
 
 HOOK = "drain.py"
 KEY = "drain.json"
 CATALOG = "catalog.json"
+READABLE = 0o640
 
 
 def write_hook(folder: Path, *, agent_url: str, engine_url: str, key: str) -> None:
@@ -24,8 +25,8 @@ def write_hook(folder: Path, *, agent_url: str, engine_url: str, key: str) -> No
     source = files("sheaf_engine.agent").joinpath("drain_hook.py").read_bytes()
     facts = {"agentUrl": agent_url, "engineUrl": engine_url, "key": key}
     try:
-        _replace(folder / KEY, json.dumps(facts).encode())
-        _replace(folder / HOOK, source)
+        replace_file(folder / KEY, json.dumps(facts).encode(), READABLE)
+        replace_file(folder / HOOK, source, READABLE)
     except OSError as error:
         raise ConfigError(f"runDir {folder} cannot be written: {error.strerror}") from error
 
@@ -48,16 +49,4 @@ class Shelf:
     def keep(self, catalog: Catalog) -> None:
         """Keep a catalog in place of the one before; an OSError leaves that one as it was."""
         if self._file is not None:
-            _replace(self._file, catalog.model_dump_json(by_alias=True).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+            replace_file(self._file, catalog.model_dump_json(by_alias=True).encode(), READABLE)

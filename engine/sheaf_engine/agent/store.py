@@ -24,6 +24,7 @@ from sheaf_crds.digest import directory_digest
 
 from sheaf_engine.agent.errors import AdapterError, Reason
 from sheaf_engine.agent.layout import CONFIG, WEIGHTS
+from sheaf_engine.agent.replacing import replace_file
 from sheaf_engine.agent.transfer import disk_error
 
 INCOMING = ".incoming"
@@ -117,7 +118,7 @@ class Store:
                 self._make_room(0 if final.is_dir() else size)
                 final.parent.mkdir(exist_ok=True)
                 origin = Origin(name=entry.name, source=entry.source, digest=digest, size=size)
-                _replace(final.with_suffix(".json"), origin.model_dump_json(by_alias=True).encode())
+                replace_file(final.with_suffix(".json"), origin.model_dump_json(by_alias=True).encode())
                 _move(folder, final)
         except OSError as error:
             disk_error(error, final)
@@ -196,12 +197,6 @@ def _used(path: Path) -> float:
         return path.with_suffix(".json").stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
 
 
 def _move(folder: Path, final: Path) -> None:

@@ -20,7 +20,7 @@ from sheaf_engine.agent.engine_client import EngineClient, EngineDown
 from sheaf_engine.agent.errors import AdapterError, CallError, Reason
 from sheaf_engine.agent.memory import Board, Memory, describe
 from sheaf_engine.agent.metrics import Metrics
-from sheaf_engine.agent.plan import Load, Plan, Prepare, Resident, Unload, Work, failed, keepers, make_plan, waits
+from sheaf_engine.agent.plan import Load, Plan, Prepare, Resident, Unload, Work, failed, keepers, make_plan, over, waits
 from sheaf_engine.agent.prepare import Preparer
 from sheaf_engine.agent.run_dir import Shelf
 from sheaf_engine.agent.vocabulary import UnknownVocabularyError, read_vocabulary
@@ -120,8 +120,9 @@ class Supervisor:
         """Start what is due now and tell the state."""
         now = self._clock()
         self._settle_holds(now)
-        plan = make_plan(self.memory.facts(now))
-        self.memory.short = frozenset(plan.short)
+        facts = self.memory.facts(now)
+        plan = make_plan(facts)
+        self.memory.short, self.memory.over = frozenset(plan.short), over(facts)
         self._start_all(plan)
         self._tell()
 

@@ -154,6 +154,7 @@ def _add_vllm_flags(parser: argparse.ArgumentParser) -> None:
     vllm.add_argument("--tokenizer")
     vllm.add_argument("--runner", default="auto")
     vllm.add_argument("--task", default="auto")
+    vllm.add_argument("--tensor-parallel-size", type=int, default=1, help="taken; the profile is of all of them")
     vllm.add_argument("--enable-lora", action="store_true")
     vllm.add_argument("--max-lora-rank", type=int, default=16)
     vllm.add_argument("--lora-modules", nargs="+", metavar="NAME=PATH")

@@ -85,7 +85,8 @@ async def _stopped_within(seconds: float, stop: asyncio.Event) -> bool:
         return False
     _log.info("emulator starts slowly", seconds=seconds)
     with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     return stop.is_set()
 
 

@@ -29,7 +29,13 @@ class Bucket:
         level = self.level(now)
         return 0.0 if level >= amount else max(0.0, (min(amount, self.capacity) - level) / self.rate)
 
-    def spend(self, amount: float) -> None:
+    def resized(self, capacity: float, rate: float, now: float) -> "Bucket":
+        """One of another size, as full or as deep in debt for its size as this one."""
+        other = Bucket(capacity, rate, now)
+        other._level = capacity * self.level(now) / self.capacity
+        return other
+
+    def spend(self, amount: float, now: float) -> None:
         """Take `amount`, or give it back where it is negative."""
-        level = self._level - amount
+        level = self.level(now) - amount
         self._level = min(self.capacity, level)

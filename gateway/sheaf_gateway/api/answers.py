@@ -2,13 +2,15 @@
 whether an answer is one at all.
 
 Engines answer with JSON objects, and stream events of them; whatever else comes from where an engine should be is
-garbage, and nothing of it reaches a client.
+garbage, and nothing of it reaches a client. An error event is an engine's last word, in every dialect, and as good as a
+status of 500 or more, unless it says that the request is at fault (`"code": 4xx`).
 """
 
 import re
 
 import msgspec
 
+from sheaf_gateway.continuation.chunks import ERROR
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.response import joined
 from sheaf_gateway.proxy.types import Header
@@ -62,6 +64,9 @@ class _Object(msgspec.Struct):
 _BEGINNINGS = (b"data", b"event", b"id", b"retry", b":", b"\r", b"\n", b"\xef\xbb\xbf")
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)", re.DOTALL)
 _FIELD_LINE = re.compile(rb"(?::|(?:data|event|id|retry)(?::|$))")
+_ERROR_EVENT = b"event: error"
+_FAULT = re.compile(rb'^(?:data: \{"error"|event: error\r?$)', re.MULTILINE)
+_REFUSED = re.compile(rb'"code":\s*4\d\d\b')
 _BETWEEN = b"\n\ndata: "
 _object = msgspec.json.Decoder(_Object).decode
 _objects = msgspec.json.Decoder(list[_Object]).decode
@@ -95,6 +100,17 @@ def sound(data: bytes) -> int:
     while (found := _EVENT.match(data, end)) is not None and _sound(found[0]):
         end = found.end()
     return end
+
+
+def fault(data: bytes) -> int:
+    """Where in these whole events the first one begins in which the engine says that it failed; -1: in none."""
+    if ERROR not in data and _ERROR_EVENT not in data:
+        return -1
+    for found in _FAULT.finditer(data):
+        event = _EVENT.match(data, found.start())
+        if event is None or _REFUSED.search(event[0]) is None:
+            return found.start()
+    return -1
 
 
 def _plain(data: bytes) -> bool:

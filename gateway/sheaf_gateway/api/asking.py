@@ -1,7 +1,12 @@
-"""From a request to what deciding reads of it: who asks, for which name, what for."""
+"""From a request to what deciding reads of it: who asks, for which name, what for.
+
+Comparing names letter by letter is dear, and anybody may ask for any name: of many names only those are compared that
+begin most like the one asked for, and some that end like it.
+"""
 
 import difflib
 import itertools
+from bisect import bisect
 
 import msgspec
 
@@ -25,7 +30,8 @@ _FORWARDED = frozenset(
     {b"accept", b"anthropic-beta", b"anthropic-version", b"traceparent", b"tracestate", b"user-agent", b"x-session-id"}
 )
 _CONTENT_TYPE: Header = (b"content-type", b"application/json")
-_MAX_NAMES_COMPARED = 2_000
+_MAX_NAMES_COMPARED = 32
+_TAIL = 4
 _MAX_NAME_SHOWN = 64
 
 
@@ -125,10 +131,14 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
 
 
 def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains) -> Ask:
-    """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content."""
+    """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content.
+
+    The prompt itself is kept only where its bytes are compared.
+    """
     served, prompt = seat.served, parsed.prompt
-    chain = chains.chain(seat.start, prompt)
-    return Ask(request_id, served.model, served.adapter, served.digest, chain, len(prompt), parsed.exact, prompt)
+    chain, kept = chains.chain(seat.start, prompt), prompt if parsed.exact else b""
+    size, exact, streams = len(prompt), parsed.exact, parsed.streams
+    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams)
 
 
 def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:
@@ -178,9 +188,22 @@ def forwarded(request: Request) -> bytes:
 
 def unknown(name: str, fleet: Fleet, caller: Caller) -> ApiError:
     """The 404 of a name that is not declared, or not for this caller, with the nearest that are."""
-    usable = [served for served in itertools.islice(fleet.served, _MAX_NAMES_COMPARED) if caller.may_use(served)]
-    nearest = difflib.get_close_matches(name[:_MAX_NAME_SHOWN], usable, n=3, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:_MAX_NAME_SHOWN], _alike(name, fleet, caller), n=3, cutoff=0.5)
     shown = name if len(name) <= _MAX_NAME_SHOWN else name[:_MAX_NAME_SHOWN] + "…"
     hint = f" Did you mean {' or '.join(f'`{found}`' for found in nearest)}?" if nearest else ""
     message = f"The model `{shown}` does not exist.{hint} GET /v1/models lists every name."
     return ApiError(404, "model_not_found", message, param="model")
+
+
+def _alike(name: str, fleet: Fleet, caller: Caller) -> list[str]:
+    """The caller's names that are worth comparing with this one; those of a fleet are sorted."""
+    allowed = caller.models
+    names = list(fleet.served) if allowed is None else sorted(each for each in allowed if each in fleet.served)
+    if len(names) <= _MAX_NAMES_COMPARED:
+        return names
+    quarter = _MAX_NAMES_COMPARED // 4
+    place = bisect(names, name)
+    near = names[max(0, place - quarter) : place + quarter]
+    tail = name[-_TAIL:]
+    ending = itertools.islice((each for each in names if each.endswith(tail)), 2 * quarter)
+    return list(dict.fromkeys((*near, *ending)))

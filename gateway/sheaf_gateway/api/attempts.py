@@ -1,5 +1,9 @@
 """The attempts of one request: which pod, with the adapter loaded there, and once more elsewhere where one came to
 nothing, within the retry budget and `max_attempts`.
+
+Attempts that no engine can have seen do not count, for no engine can have died of them. A generation whose pods are
+lost waits for others as a stream does that was lost within: longer each time, until `times.continuation` is over, and
+behind the retries of those that have another pod at once.
 """
 
 import asyncio
@@ -14,6 +18,7 @@ from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.records import Attempt, Record
 from sheaf_gateway.fleet.agents import AgentError
 from sheaf_gateway.fleet.view import Pod
+from sheaf_gateway.proxy.errors import ConnectFailed, ConnectTimeout, ResetBeforeHead, ResetMidBody, UpstreamError
 from sheaf_gateway.proxy.exchange import Exchange
 from sheaf_gateway.routing.choose import Decision
 from sheaf_gateway.routing.ledger import Ticket
@@ -22,6 +27,10 @@ if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
 
 log = structlog.get_logger(__name__)
+
+_LOSSES = (ConnectFailed, ConnectTimeout, ResetBeforeHead, ResetMidBody)
+_PAUSE_S = 0.1
+_MAX_PAUSE_S = 5.0
 
 
 class Attempts(ABC):
@@ -32,6 +41,9 @@ class Attempts(ABC):
         "_core",
         "_decision",
         "_last_error",
+        "_patience_ends",
+        "_pauses",
+        "_unseen",
         "exchange",
         "finished",
         "loading",
@@ -53,6 +65,8 @@ class Attempts(ABC):
         self.finished = False
         self.tried: frozenset[str] = frozenset()
         self._last_error: ApiError | None = None
+        self._unseen = self._pauses = 0
+        self._patience_ends = 0.0
         self.loading: asyncio.Future[None] | None = None
         self.ticket = self.exchange = None
 
@@ -103,31 +117,65 @@ class Attempts(ABC):
             self._core.router.model(self._asked.ask.model).observe_load((self._core.now() - started) * 1000.0)
             self._send()
 
-    def _again(self, reason: str, error: ApiError, *, elsewhere: bool = True) -> None:
-        """Try once more where that is allowed and there is another pod, else answer with the error."""
+    def _again(
+        self, reason: str, error: ApiError, *, elsewhere: bool = True, lost: UpstreamError | None = None
+    ) -> None:
+        """Try once more where that is allowed and there is another pod, else answer with the error; `lost` says that
+        the pod did not answer."""
         self.settle(reason)
         self._last_error = error
         if elsewhere:
             self.tried |= {self.pod.name}
+        self._unseen += lost is not None and not lost.delivered
         refused = self._refusal_to_retry()
-        if refused is not None:
+        if refused is None:
+            self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
+            self._clear()
+            self._attempt()
+        elif not isinstance(lost, _LOSSES) or refused == "attempts" or not self._may_wait():
             self.fail(error)
-            return
-        self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
-        self._clear()
-        self._attempt()
+        else:
+            self._clear()
+            self._pause()
 
-    def _refusal_to_retry(self) -> str | None:
+    def _refusal_to_retry(self, *, patient: bool = False) -> str | None:
         core = self._core
-        if self.finished or len(self.record.attempts) >= core.max_attempts:
+        if self.finished or len(self.record.attempts) - self._unseen >= core.max_attempts:
             return "attempts"
         pods = core.store.fleet.pods_of(self._asked.ask.model)
         if not any(pod.ready and pod.name not in self.tried for pod in pods):
             return "pods"
-        if not core.router.budget.take(core.now()):
-            core.metrics.retries_denied.inc()
+        if not core.router.budget.take(core.now(), patient=patient):
+            core.metrics.retries_denied.inc(not patient)
             return "budget"
         return None
+
+    def _may_wait(self) -> bool:
+        core, asked = self._core, self._asked
+        now = core.now()
+        if not (core.mending.enabled and asked.route.continues):
+            return False
+        self._patience_ends = self._patience_ends or now + core.mending.rules.max_wait_s
+        return now < self._patience_ends
+
+    def _pause(self) -> None:
+        seconds = min(_PAUSE_S * 2.0**self._pauses, _MAX_PAUSE_S, self._patience_ends - self._core.now())
+        self._pauses += 1
+        self._core.loop.call_later(max(0.0, seconds), self._look_again)
+
+    def _look_again(self) -> None:
+        """Any pod will do by now, also one that was lost: it may be back."""
+        error = self._last_error
+        if self.finished or error is None:
+            return
+        self.tried = frozenset()
+        if self._refusal_to_retry(patient=True) is None:
+            self._core.metrics.retries.labels("waited").inc()
+            self._attempt()
+        elif self._may_wait():
+            self._pause()
+        else:
+            self.fail(error)
 
     def settle(self, outcome: str) -> None:
         """Close the books of an attempt that is over."""

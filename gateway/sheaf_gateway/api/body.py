@@ -5,10 +5,15 @@ The body is forwarded byte for byte, so nothing here is written back. Of a repea
 as in the engines. `prompt` is what the engine will render: to the byte where the Model's form is known and covers
 the request (see `routing.form`), else in canonical bytes (see `routing.prefix`): tools, then role and content by
 message.
+
+What reading costs goes by strings, objects and arrays rather than by bytes, and nobody else is served meanwhile, so
+their number is bounded before anything is read. A body that is too small to hold so many is not looked at, and a long
+one only where it has as many quotes or brackets, for a text may have them too.
 """
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -19,17 +24,21 @@ from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.prefix import render
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ITEM = re.compile(rb'[\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MAX_ITEMS = 131_072
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?([^`]*)`)?$", re.DOTALL)
 _NO_TOOLS = frozenset({b"", b"[]", b"null"})
+_FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 _TOKEN_FIELDS_MAX = 2**31 - 1
 
 
 class Parsed(msgspec.Struct, frozen=True):
     """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given; `flex`
     says that the caller asked for `service_tier: flex`, which may wait for others; `exact` that `prompt` is what the
-    engine will compute, to the byte; `streams` that one choice is to be streamed."""
+    engine will compute, to the byte; `streams` that one choice is to be streamed; `ids` that the caller gets token
+    ids."""
 
     model: str
     prompt: bytes
@@ -38,6 +47,7 @@ class Parsed(msgspec.Struct, frozen=True):
     flex: bool = False
     exact: bool = False
     streams: bool = False
+    ids: bool = False
 
     def prompt_tokens(self) -> float:
         """Tokens of the prompt, by its size."""
@@ -53,6 +63,7 @@ class _Base(msgspec.Struct):
     stream: bool | None = None
     n: int | None = None
     service_tier: Any = None
+    return_token_ids: Any = None
 
     def parts(self) -> list[bytes]:
         return []
@@ -187,6 +198,8 @@ def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], F
         ApiError: 400, naming what is wrong and where.
     """
     _check_text(raw)
+    if len(raw) > 2 * _MAX_ITEMS:
+        _check_items(raw)
     try:
         found = decode(raw)
     except RecursionError:
@@ -200,7 +213,21 @@ def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], F
     exact = None if form is None else found.rendered(form)
     prompt, flex = _rendered(found) if exact is None else exact, found.service_tier == "flex"
     streams = bool(found.stream) and (found.n or 1) == 1
-    return Parsed(found.model, prompt, _max_tokens(found), len(raw), flex, exact is not None, streams)
+    return Parsed(
+        found.model,
+        prompt,
+        _max_tokens(found),
+        len(raw),
+        flex,
+        exact is not None,
+        streams,
+        _is_true(found.return_token_ids),
+    )
+
+
+def _is_true(value: Any) -> bool:
+    """Whether an engine takes this for true, or refuses it."""
+    return bool(value) and not (isinstance(value, str) and value.lower() in _FALSE)
 
 
 def _rendered(found: _Base) -> bytes:
@@ -226,6 +253,14 @@ def _check_text(raw: bytes) -> None:
     except UnicodeDecodeError as error:
         message = f"The request body is not valid UTF-8 at byte {error.start}."
         raise ApiError(400, "invalid_utf8", message) from None
+
+
+def _check_items(raw: bytes) -> None:
+    if raw.count(b'"') <= _MAX_ITEMS and not _opens_more(raw, _MAX_ITEMS // 2):
+        return
+    if sum(1 for _ in islice(_ITEM.finditer(raw), _MAX_ITEMS + 1)) > _MAX_ITEMS:
+        message = f"The request body has more than {_MAX_ITEMS} strings, objects and arrays; send fewer of them."
+        raise ApiError(400, "body_too_complex", message)
 
 
 def _check_depth(raw: bytes, max_depth: int) -> None:

@@ -16,28 +16,29 @@ from sheaf_gateway.api.answers import (
     answer_headers,
     answer_lines,
     ends_well,
+    fault,
     is_answer,
-    is_object,
     is_stream,
     may_begin,
 )
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
-from sheaf_gateway.api.ending import Ending, given
+from sheaf_gateway.api.ending import ending
 from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
-from sheaf_gateway.api.usage import NOTHING, Usage, find_usage
-from sheaf_gateway.continuation.chunks import ERROR, asking_for_ids
+from sheaf_gateway.api.usage import NOTHING, Usage, find_usage, reported
+from sheaf_gateway.continuation.chunks import asking_for_ids
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header, Responder
+from sheaf_gateway.routing.silence import LATE_S
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -111,6 +112,8 @@ class Call(Attempts):
         self.ticket = core.router.sent(asked.ask, self._decision, self.pod, core.now())
         self.record.attempts[-1].expected_cached = self.ticket.cached
         core.admission.routed(self._entry.door, self.ticket.tokens)
+        if core.warming is not None:
+            core.warming.saw(asked, self.pod.name)
         self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 
     def body(self) -> bytes:
@@ -168,9 +171,9 @@ class Call(Attempts):
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer came in one read (`proxy.exchange.WholeSink`); only heads of plain answers have lines."""
-        if head.lines and is_object(body):
+        if head.lines and (usage := reported(body)) is not None:
             self._status = head.status
-            self._reply_plain(head, body)
+            self._reply_plain(head, body, usage)
             return
         self.on_head(head.status, head.headers)
         if self._streaming:
@@ -180,15 +183,15 @@ class Call(Attempts):
             if self.ticket is ticket:
                 self.on_end()
         elif 200 <= self._status < 300 and is_answer(self._response_headers, body):
-            self._reply_plain(head, body)
+            self._reply_plain(head, body, find_usage(body))
         elif self._status:
             self._reply(body)
 
-    def _reply_plain(self, head: AnswerHead, body: bytes) -> None:
+    def _reply_plain(self, head: AnswerHead, body: bytes, usage: Usage) -> None:
         self._answered()
         lines = answer_lines(head, self.record.request_id, self.pod.name, self._decision)
         self.responder.reply_joined(self._status, lines, body)
-        self._finish(self._status, find_usage(body), "ok")
+        self._finish(self._status, usage, "ok")
 
     def on_error(self, error: UpstreamError) -> None:
         """The attempt failed: retry elsewhere, or end what has begun so that the client knows."""
@@ -198,21 +201,26 @@ class Call(Attempts):
         if self.responder.started:
             self.break_off(error.kind)
         else:
-            self._again(error.kind, failures.upstream(error))
+            self._again(error.kind, failures.upstream(error), lost=error)
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""
         if self.relay is None and not may_begin(data):
             self._bad("bad_response", failures.garbage())
             return
-        relay, self._last_at = self.relay or self._first_byte(), self._core.now()
-        if self.continuing is not None and (start := data.find(ERROR)) >= 0:
-            relay.feed(data[:start])
-            data = data[start:]
-            if self.continuing.take_over("engine_error"):
-                return
+        if self.relay is None and fault(data) == 0:
+            self._bad("engine_error", failures.engine_status(500))
+            return
+        relay, now = self.relay or self._first_byte(), self._core.now()
+        self._last_at = now
+        ticket = self.ticket
+        if ticket is not None and (ledger := ticket.ledger) is not None:
+            if now - ledger.heard_at > LATE_S:
+                self._core.router.heard(ticket, now)
+            else:
+                ledger.heard_at = now
         if not relay.feed(data, self._last_at):
-            self._garbled("bad_response")
+            self._garbled(relay.wrong)
         elif relay.events >= self._bill_at:
             self._bill(relay.events)
 
@@ -245,9 +253,19 @@ class Call(Attempts):
         self.break_off(reason)
 
     def _bill(self, events: int) -> None:
-        """Charge the tenant for what was streamed so far; an event of a stream is about a token."""
+        """Charge the tenant for what was streamed so far; an event is a token at least."""
         self._bill_at = events + _BILL_EVERY
-        self._core.admission.produced(self._entry.door, float(events))
+        told = self.continuing.journal.about() if self.continuing is not None else 0
+        self._core.admission.produced(self._entry.door, float(max(events, told)))
+
+    def produced(self) -> int:
+        """Tokens streamed so far, where the engine tells their ids; else events."""
+        events = self.relay.events if self.relay is not None else 0
+        if self.continuing is None:
+            return events
+        journal = self.continuing.journal
+        told = journal.tokens()
+        return told if told and not journal.full else max(told, events)
 
     def _first_byte(self) -> EventRelay:
         now = self._last_at = self._core.now()
@@ -338,18 +356,20 @@ class Call(Attempts):
     def _press(self, pressed: bool) -> None:  # noqa: FBT001
         if self.exchange is not None:
             (self.exchange.pause if pressed else self.exchange.resume)()
+        if self.ticket is not None:
+            self._core.router.stopped(self.ticket, self._core.now(), on=pressed)
 
     def _finish(self, status: int, usage: Usage, outcome: str | None) -> None:
         self.finished = True
+        produced = self.produced()
         if self.continuing is not None:
             self.continuing.close()
             self.continuing = None
         if outcome is not None and self.record.attempts:
             self.settle(outcome)
         self.record.status = status
-        events = self.relay.events if self.relay is not None else 0
-        ending = Ending(usage, events, self._opened_at, self._last_at)
-        entry = self._entry
+        now, asked, entry = self._core.now(), self._asked, self._entry
         del self._entry
-        entry.close(given(ending, self.record, self._core.now(), computes=self._asked.route.computes))
-        self._core.finished(self._asked, self.record, ending)
+        over = ending(self.record, usage, produced, self._opened_at, self._last_at, now, computes=asked.route.computes)
+        entry.close(over, now)
+        self._core.finished(asked, self.record, over, now)

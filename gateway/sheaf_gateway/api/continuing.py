@@ -5,9 +5,13 @@ the call as if the first engine had gone on: billing, metrics and the journal se
 
 The first attempt after a loss is made at once. Those after it are retries like all others: within the gateway's retry
 budget, and each after a longer pause, so that streams which lost every engine neither storm them nor give up early.
+Whatever it waits for, the gap that the client sees is bounded: for a pod and an adapter by `times.continuation`, with
+turns, which many streams lost at once need, by `_TURNS` times as much; for the first event by `times.stall`.
 """
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +21,7 @@ from sheaf_gateway.api.records import Attempt
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.usage import NOTHING, Usage
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
-from sheaf_gateway.continuation.journal import Journal
+from sheaf_gateway.continuation.journal import UNREADABLE, Journal
 from sheaf_gateway.continuation.notice import Progress
 from sheaf_gateway.continuation.plan import Decision, Ending, Refusal, Rest, decide
 from sheaf_gateway.continuation.wish import Wish, read_wish
@@ -38,6 +42,7 @@ log = structlog.get_logger(__name__)
 _LOOK_AGAIN_S = 0.1
 _MAX_PAUSE_S = 5.0
 _AVOID_S = 1.0
+_TURNS = 10
 _MOVED = "moved"
 _ELSEWHERE = frozenset({404, 408, 429})
 
@@ -55,6 +60,7 @@ class Continuing:
         "_known",
         "_lost_at",
         "_place",
+        "_queued_at",
         "_rest",
         "_starting",
         "_timer",
@@ -76,6 +82,7 @@ class Continuing:
         self._deadline = 0.0
         self._fruitless = 0
         self._lost_at = 0.0
+        self._queued_at = 0.0
         self.journal = Journal(core.mending.purse, core.mending.rules.max_journal)
         self.count = 0
         self.pod = call.pod.name
@@ -105,17 +112,25 @@ class Continuing:
         """The stream will not end before its pod does: move it when it is its turn; until then it goes on."""
         if self._place is None and not self._starting and self._timer is None:
             mending, asked = self._core.mending, self._asked
-            self._place = mending.queue(asked.ask.model, self._move, batch=asked.door.batch)
+            self._place = mending.queue(asked.ask.model, lambda: self._in_turn(self._move), batch=asked.door.batch)
 
     def progress(self) -> Progress:
         """How far the stream is."""
         wish, call = self._wish(), self._call
-        events = call.relay.events if call.relay is not None else 0
-        return Progress(events, call.streamed_s(), wish.limit if wish is not None else None)
+        return Progress(call.produced(), call.streamed_s(), wish.limit if wish is not None else None)
+
+    def _in_turn(self, begin: Callable[[], None]) -> None:
+        """Its turn has come: begin, or end so that the turn is given back."""
+        self._stop_timer()
+        self._place, self._starting = None, True
+        try:
+            begin()
+        except Exception:
+            log.exception("continuation_broke_off", request_id=self._call.record.request_id)
+            self._call.break_off("undecided")
 
     def _move(self) -> None:
         decision = self._decide()
-        self._place, self._starting = None, True
         if isinstance(decision, Rest):
             self._leave(_MOVED)
             self._adopt(decision)
@@ -151,7 +166,7 @@ class Continuing:
     def close(self) -> None:
         """The call is over, however it went."""
         if self._call.record.error is None and self._call.relay is not None:
-            self._core.mending.ended(self._asked.ask.model, self._call.relay.events)
+            self._core.mending.ended(self._asked.ask.model, self._call.produced())
         self._stop()
         self._core.mending.leave(self)
         self.journal.close()
@@ -159,6 +174,13 @@ class Continuing:
     # Deciding.
 
     def _decide(self) -> Decision:
+        try:
+            return self._decided()
+        except Exception:
+            log.exception("continuation_undecided", request_id=self._call.record.request_id)
+            return Refusal("unreadable")
+
+    def _decided(self) -> Decision:
         mending, call = self._core.mending, self._call
         if call.finished or self.journal.full:
             return Refusal("journal_full")
@@ -174,11 +196,20 @@ class Continuing:
         if self._known is None:
             try:
                 self._known = read_wish(self._asked.request.body, self._asked.route.target)
-            except (AttributeError, TypeError, ValueError, KeyError):
+            except UNREADABLE:
                 return None
         return self._known
 
     # Waiting for a turn and a pod.
+
+    def _give_up_at(self, deadline: float) -> None:
+        """Give up then, unless what is waited for comes before."""
+        self._timer = self._core.loop.call_later(max(0.0, deadline - self._core.now()), self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._core.mending.refused("too_late")
+        self._call.break_off("too_late")
 
     def _pause(self) -> None:
         if self._fruitless > 1:
@@ -189,12 +220,15 @@ class Continuing:
             self._queue()
 
     def _queue(self) -> None:
-        self._timer = None
-        self._place = self._core.mending.queue(self._asked.ask.model, self.turn, batch=self._asked.door.batch)
+        self._stop_timer()
+        self._queued_at = self._core.now()
+        self._give_up_at(self._lost_at + _TURNS * self._core.mending.rules.max_wait_s)
+        model, batch = self._asked.ask.model, self._asked.door.batch
+        self._place = self._core.mending.queue(model, lambda: self._in_turn(self._begin), batch=batch)
 
-    def turn(self) -> None:
-        """It may begin now, where there is a pod."""
-        self._place, self._starting = None, True
+    def _begin(self) -> None:
+        """To wait for one's turn is not to wait for a pod."""
+        self._deadline += self._core.now() - self._queued_at
         self._choose()
 
     def _choose(self) -> None:
@@ -237,12 +271,14 @@ class Continuing:
         call.record.attempts[-1].loaded_adapter = True
         call.loading = asyncio.ensure_future(self._core.loader.load(pod, self._asked.served.name))
         call.loading.add_done_callback(self._loaded)
+        self._give_up_at(self._deadline)
 
     def _loaded(self, task: asyncio.Future[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if self._call.finished or self._call.loading is not task:
             return
         self._call.loading = None
+        self._stop_timer()
         if error is not None or task.cancelled():
             self._failed("load_failed")
         else:
@@ -262,9 +298,11 @@ class Continuing:
             return
         self._joiner = Joiner(self.journal.sent(), wish, rest)
         call.ticket = core.router.sent(asked.ask, call.record.attempts[-1].decision, call.pod, core.now())
-        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
+        timeouts = replace(core.stream_timeouts, first_byte_s=core.stream_timeouts.idle_s)
+        call.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=timeouts)
         if not call.responder.writable:
             call.exchange.pause()
+            core.router.stopped(call.ticket, core.now(), on=True)
 
     def on_head(self, status: int, headers: list[Header]) -> None:  # noqa: ARG002
         """See `proxy.exchange.Sink`."""
@@ -308,6 +346,7 @@ class Continuing:
         core, ticket = self._core, self._call.ticket
         self._started()
         self._fruitless = 0
+        self._call.tried = frozenset()
         self.watch()
         core.mending.continued(core.now() - self._lost_at)
         if ticket is not None:
@@ -341,14 +380,17 @@ class Continuing:
         if self._call.loading is not None:
             self._call.loading.cancel()
             self._call.loading = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._place is not None:
             self._core.mending.give_up(self._asked.ask.model, self._place)
             self._place = None
         if not keep_turn:
             self._started()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _log(self, event: str, reason: str, refusal: str) -> None:
         call = self._call

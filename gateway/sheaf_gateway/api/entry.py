@@ -14,8 +14,8 @@ from sheaf_gateway.admission.limits import Refusal, ScopedRate
 from sheaf_gateway.admission.terms import Work
 from sheaf_gateway.api import failures
 from sheaf_gateway.api.asking import Asked
+from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.shared import LimitsUnavailable, bounded
-from sheaf_gateway.api.usage import Usage
 from sheaf_gateway.routing.cost import compute, pairs, tokens
 from sheaf_gateway.routing.prefix import BLOCK
 
@@ -26,35 +26,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _NO_SCOPES: tuple[ScopedRate, ...] = ()
-
-
-class Given(msgspec.Struct, frozen=True):
-    """What a call was given. Seconds from admission; `events` counts those of a stream; `billed` says that what was
-    given is charged (it was answered, or the client left), `well` that it tells how long things take."""
-
-    billed: bool
-    well: bool
-    usage: Usage
-    events: int
-    service_s: float
-    first_s: float | None
-
-    def output(self) -> float | None:
-        """Tokens produced, as reported or as streamed; None where neither tells."""
-        return float(self.usage.output) if self.usage.output is not None else (float(self.events) or None)
-
-    def uncached(self) -> float | None:
-        """Prompt tokens computed, where the engine reported them."""
-        return None if self.usage.prompt is None else float(self.usage.prompt - (self.usage.cached or 0))
-
-    def total(self, prompt: float) -> float | None:
-        """Tokens for limits: nothing where it failed, what the engine reports, else what was streamed."""
-        if not self.billed:
-            return 0.0
-        total = self.usage.total()
-        if total is None and self.events:
-            return prompt + self.events
-        return total
 
 
 class Entry:
@@ -95,18 +66,18 @@ class Entry:
         """The client went away."""
         self._core.waiting.withdraw(self.door)
 
-    def close(self, given: Given) -> None:
+    def close(self, ending: Ending, now: float) -> None:
         """The call is over, however it went."""
-        core, used = self._core, given.total(self.door.prompt)
+        core, used = self._core, ending.total(self.door.prompt)
         if self.admitted:
             core.admission.release(
                 self.door,
-                core.now(),
+                now,
                 used_tokens=used,
-                uncached=given.uncached() if given.billed else 0.0,
-                output=given.output() if given.billed else 0.0,
-                service_s=given.service_s if given.well else None,
-                first_s=given.first_s,
+                uncached=ending.uncached() if ending.billed else 0.0,
+                output=ending.output() if ending.billed else 0.0,
+                service_s=ending.service_s if ending.well else None,
+                first_s=ending.first_s,
             )
             core.call_in(self.door.model)
         if self._leased and core.shared is not None:

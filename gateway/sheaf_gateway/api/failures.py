@@ -15,6 +15,7 @@ _LABELS = frozenset(
         "bad_response",
         "connect_failed",
         "connect_timeout",
+        "engine_error",
         "first_byte_timeout",
         "idle_timeout",
         "reset_before_head",

@@ -36,6 +36,7 @@ from sheaf_gateway.api.routes import Route
 from sheaf_gateway.api.salting import Salts
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.waiting import WaitingRoom
+from sheaf_gateway.api.warming import Warming, WarmingRules
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.view import Fleet
@@ -63,6 +64,7 @@ class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
     hold_s: float = 120.0
     salt_secret: bytes = b""
     stall_s: float = 30.0
+    warming: WarmingRules = WarmingRules()
     mending: MendingRules = MendingRules()
 
 
@@ -94,6 +96,19 @@ class Inference:
         self.timeouts = timeouts
         self.stream_timeouts = replace(timeouts, idle_s=min(timeouts.idle_s, rules.stall_s))
         self.mending = Mending(rules.mending, store, metrics, self.loop)
+        self.warming = (
+            Warming(
+                rules.warming,
+                store=store,
+                router=router,
+                pool=pool,
+                loader=loader,
+                metrics=metrics,
+                records=records,
+            )
+            if rules.warming.requests
+            else None
+        )
         self.rules = rules
         self.max_attempts = rules.max_attempts
         self.admission = Admission(DoorRules(max_held=rules.max_held, hold_s=rules.hold_s))
@@ -160,12 +175,14 @@ class Inference:
     async def close(self) -> None:
         """Close what inference opened by itself, and write what is left of the access log."""
         self.access.flush()
+        if self.warming is not None:
+            await self.warming.stop()
         if self.shared is not None:
             await self.shared.close()
 
-    def finished(self, asked: Asked, record: Record, ending: Ending) -> None:
+    def finished(self, asked: Asked, record: Record, ending: Ending, now: float) -> None:
         """Account for a call that is over."""
-        usage, seconds = ending.usage, self.now() - ending.opened_at
+        usage, seconds = ending.usage, now - ending.opened_at
         record.total_ms = seconds * 1000.0
         record.prompt_tokens, record.cached_tokens, record.output_tokens = usage.prompt, usage.cached, usage.output
         self.ids.leave(asked.sent_id)
@@ -191,7 +208,7 @@ class Inference:
             b"%bx-request-id: %b\r\n" % (head.lines, sent_id.encode("ascii")),
             seat.salt,
             continues,
-            continues and b'"return_token_ids"' in request.body,
+            continues and parsed.ids,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:
@@ -243,7 +260,7 @@ class Inference:
 def _outcome(record: Record, ending: Ending, seconds: float) -> Outcome:
     if record.ttft_ms is None:
         return Outcome(e2e=seconds)
-    ttft, further = record.ttft_ms / 1000.0, (ending.usage.output or ending.events) - 1
+    ttft, further = record.ttft_ms / 1000.0, (ending.usage.output or ending.produced) - 1
     tpot = (ending.last_at - ending.opened_at - ttft) / further if further > 0 else None
     return Outcome(ttft, tpot, seconds)
 
@@ -270,7 +287,8 @@ def _line(asked: Asked, record: Record) -> Line:
 
 def _to_stderr(data: bytes) -> None:
     stream = sys.stderr.buffer
-    stream.write(data)
+    if not stream.write(data):
+        raise BlockingIOError
     stream.flush()
 
 

@@ -9,6 +9,8 @@
         limits: {requestsPerMinute: 600, tokensPerMinute: 100000, maxConcurrent: 8}
         class: Batch                   # lets everybody else go first; left out: as the SLO says
 
+Keys of one name share its limits, so they must say the same ones, for the same tenant.
+
 Half of a caller's digest finds the entry and the whole is compared in constant time: timing tells nothing of a key.
 Thousands of keys are best written as JSON, which is read seven times as fast as YAML.
 """
@@ -157,12 +159,29 @@ def _check_depth(text: bytes) -> None:
 
 def _callers(entries: tuple[KeyEntry, ...]) -> dict[bytes, Held]:
     callers: dict[bytes, Held] = {}
+    named: dict[str, Caller] = {}
     for position, entry in enumerate(entries):
         digest = bytes.fromhex(entry.sha256)
         if digest[:_BUCKET] in callers:
             raise ValueError(f"keys.{position}.sha256: the same key is listed twice")
-        callers[digest[:_BUCKET]] = digest, _caller(entry)
+        caller = _caller(entry)
+        _check_shared(position, caller, named.setdefault(entry.name, caller))
+        callers[digest[:_BUCKET]] = digest, caller
     return callers
+
+
+def _check_shared(position: int, caller: Caller, first: Caller) -> None:
+    """Refuse keys of one name, and so of one account, that do not say the same limits for the same tenant."""
+    if caller.limits != first.limits:
+        raise ValueError(
+            f"keys.{position}.limits: another key with the name {caller.name!r} has other limits; keys of one name "
+            "share them: give all of them the same, or this one another name"
+        )
+    if caller.tenant != first.tenant and caller.limits != Rate():
+        raise ValueError(
+            f"keys.{position}.tenant: another key with the name {caller.name!r} has another tenant; keys of one name "
+            "share their limits: give this one another name"
+        )
 
 
 def _caller(entry: KeyEntry) -> Caller:

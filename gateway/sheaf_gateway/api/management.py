@@ -183,5 +183,6 @@ def readings(core: Inference) -> Iterable[Reading]:
         [((name,), _BREAKER[found.breaker.phase]) for name, found in ledgers.items()],
     )
     yield from figures.readings(core, models)
+    yield "pods_held", "Pods kept from requests while they are warmed", (), [((), len(core.store.held))]
     yield "prefix_blocks", "Blocks in the prefix index", (), [((), len(router.index))]
     yield "decision_records", "Decision records held", (), [((), len(core.records))]

@@ -9,7 +9,7 @@ import msgspec
 
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.continuation.journal import Purse
-from sheaf_gateway.continuation.notice import Lengths, stays
+from sheaf_gateway.continuation.notice import Drains, Lengths, stays
 from sheaf_gateway.continuation.pacing import Pacing
 from sheaf_gateway.continuation.plan import Facts
 from sheaf_gateway.fleet.store import FleetStore
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sheaf_gateway.api.continuing import Continuing
 
 _LOOK_S = 0.5
+_DRAIN_S = 60.0
 _PARSERS = ("--reasoning-parser", "--reasoning_parser")
 
 
@@ -52,14 +53,17 @@ class Mending:
         self._pacings: dict[str, Pacing] = {}
         self._turns: dict[tuple[str, int], Callable[[], None]] = {}
         self._lengths: dict[str, Lengths] = {}
+        self._drains = Drains()
         self._looking = False
         store.listen(self._fleet_changed)
 
     # Who streams from which pod.
 
     def enter(self, stream: "Continuing") -> None:
-        """A stream has begun."""
+        """A stream has begun, or goes on, perhaps from a pod that has to go."""
         self.streams.setdefault(stream.pod, set()).add(stream)
+        if stream.pod in self._drains.ends:
+            self._look_soon()
 
     def move(self, stream: "Continuing", pod: str) -> None:
         """A stream goes on from another pod."""
@@ -81,18 +85,31 @@ class Mending:
 
     # Notices.
 
-    def _fleet_changed(self, _fleet: Fleet) -> None:
+    def _fleet_changed(self, fleet: Fleet) -> None:
         models = self._store.declared.models
         self._lengths = {name: found for name, found in self._lengths.items() if name in models}
+        draining = [pod for pods in fleet.pods.values() for pod in pods if pod.draining]
+        told = [(pod.name, pod.uid, pod.deadline, self._drain_s(pod.model)) for pod in draining]
+        self._drains.hear(told, time.time())
         self._look()
 
+    def _drain_s(self, model: str) -> float:
+        declared = self._store.declared.models.get(model)
+        return _DRAIN_S if declared is None else declared.spec.drain_timeout
+
     def _look(self) -> None:
-        """Decide for every stream of a pod that goes by a known time; again while there are any."""
-        leaving = [pod for pods in self._store.fleet.pods.values() for pod in pods if pod.draining and pod.deadline]
-        found = [pod for pod in leaving if pod.name in self.streams]
+        """Decide for every stream of a pod that drains; again while there are any."""
+        if not self._drains.ends:
+            return
+        pods = [pod for found in self._store.fleet.pods.values() for pod in found if pod.name in self._drains.ends]
+        found = [pod for pod in pods if pod.name in self.streams]
         for pod in found:
-            self._give_notice(pod)
-        if found and not self._looking:
+            self._give_notice(pod, self._drains.ends[pod.name])
+        if found:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._looking:
             self._looking = True
             self._loop.call_later(_LOOK_S, self._look_again)
 
@@ -100,12 +117,12 @@ class Mending:
         self._looking = False
         self._look()
 
-    def _give_notice(self, pod: Pod) -> None:
+    def _give_notice(self, pod: Pod, end: float) -> None:
         others = self._store.fleet.pods_of(pod.model)
         if not any(other.ready and not other.draining for other in others):
             return
         mean = self._lengths.get(pod.model, Lengths()).mean
-        left = pod.deadline - time.time()
+        left = end - time.time()
         for stream in tuple(self.streams.get(pod.name, ())):
             if not stays(stream.progress(), mean, left, self.rules.lead_s):
                 stream.notice()

@@ -84,6 +84,8 @@ class Metrics(Collector):
         self.broken_streams = self._counter("broken_streams", "Streams that ended with an error after the first byte")
         self.continued = self._counter("streams_continued", "Times that a stream went on from another engine")
         self.not_continued = self._counter("streams_not_continued", "Streams that could not be continued", "reason")
+        self.warmed = self._counter("warmed_prefixes", "Requests sent to warm a replacement", "result")
+        self.warmed_tokens = self._counter("warmed_tokens", "Tokens of prompts that replacements were warmed with")
         self.continuation_gap = Tally(_LATENCY)
         self._meters: dict[str, Meters] = {}
         self.registry.register(self)

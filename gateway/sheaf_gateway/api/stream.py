@@ -2,14 +2,14 @@
 
 What an engine writes at once ends with an event nearly always, and then passes without a copy. A part of an
 event is held until the rest comes, so that a stream that breaks off breaks between events and its last word,
-an error event, can be read. What is no event of an engine (see `answers`) is not passed on, nor is an event waited for
-that comes byte by byte and does not end.
+an error event, can be read. What is no event of an engine (see `answers`) is not passed on, nor an event in which the
+engine says that it failed, nor is an event waited for that comes byte by byte and does not end.
 """
 
 from collections import deque
 
-from sheaf_gateway.api.answers import sound
-from sheaf_gateway.continuation.chunks import masked
+from sheaf_gateway.api.answers import fault, sound
+from sheaf_gateway.continuation.chunks import ERROR, masked
 from sheaf_gateway.continuation.journal import Journal
 from sheaf_gateway.proxy.types import Responder
 
@@ -17,7 +17,12 @@ MAX_HELD = 2**20
 _TAILS = 4
 _FOR_EVER = float("inf")
 _BEGIN = b"data: {"
+_USUAL = b'data: {"id":'
 _END = b"}\n\n"
+
+
+def _is_plain(data: bytes) -> bool:
+    return data.startswith(_BEGIN) and not data.startswith(ERROR)
 
 
 class EventRelay:
@@ -26,7 +31,18 @@ class EventRelay:
     With a journal, that gets them as they came; `masks` then takes the token ids out of what the client gets.
     """
 
-    __slots__ = ("_held", "_journal", "_loose", "_masks", "_patience", "_responder", "_since", "_tail", "events")
+    __slots__ = (
+        "_held",
+        "_journal",
+        "_loose",
+        "_masks",
+        "_patience",
+        "_responder",
+        "_since",
+        "_tail",
+        "events",
+        "wrong",
+    )
 
     def __init__(
         self,
@@ -45,9 +61,11 @@ class EventRelay:
         self._since = 0.0
         self._tail: deque[bytes] = deque(maxlen=_TAILS)
         self.events = 0
+        self.wrong = "bad_response"
 
     def feed(self, data: bytes, now: float = 0.0) -> bool:
-        """Pass on what is whole; False: what came after that is no event, or takes too long to become one."""
+        """Pass on what is whole; False: what came after that is no event, takes too long to become one, or says
+        that the engine failed; `wrong` names which."""
         before = self._held
         if before:
             data = before + data
@@ -59,13 +77,21 @@ class EventRelay:
                 return now - self._since <= self._patience
             self._since = now
         count = data.count(b"\n\n")
-        if (count == 1 and data.startswith(_BEGIN) and data.endswith(_END)) or self._loose:
+        if (count == 1 and data.endswith(_END) and (data.startswith(_USUAL) or _is_plain(data))) or self._loose:
             self._pass_on(data, count)
             return True
-        good = sound(data)
+        good = self._good(data)
         if good:
             self._pass_on(data[:good], data.count(b"\n\n", 0, good))
         return good == len(data)
+
+    def _good(self, data: bytes) -> int:
+        """How many bytes of these whole events pass."""
+        good, failed = sound(data), fault(data)
+        if not 0 <= failed <= good:
+            return good
+        self.wrong = "engine_error"
+        return failed
 
     def _pass_on(self, data: bytes, count: int) -> None:
         if self._journal is not None:

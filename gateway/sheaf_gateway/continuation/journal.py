@@ -1,9 +1,11 @@
 """What was sent of one generation: raw while it streams, read only when it has to be, bounded.
 
 The relay hands over whole events as they came; the newest `_WINDOW` reads stay as bytes and are read when a
-continuation is decided or when there are twice as many. Of what is older the token ids remain, four bytes each.
+continuation is decided or when there are twice as many. Of what is older the token ids remain, four bytes each. What a
+stream has cost is counted by them too, for an event may bring any number of tokens (`stream_interval`).
 """
 
+import re
 from array import array
 from collections import deque
 from typing import NamedTuple
@@ -15,6 +17,8 @@ from sheaf_gateway.proxy.sse import EventTooLarge, SseSplitter, event_data
 
 _WINDOW = 64
 _OVERHEAD = 33
+_LARGE = 512
+_TOLD = re.compile(rb'"token_ids":\s*\[([0-9][0-9,\s]*)\]')
 UNREADABLE = (msgspec.MsgspecError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading may raise where an engine streams values that cannot be."""
 
@@ -134,7 +138,7 @@ class Purse:
 class Journal:
     """The journal of one stream; `full` says that it grew beyond a bound and is of no use any more."""
 
-    __slots__ = ("_limit", "_purse", "_raw", "_sent", "_size", "full")
+    __slots__ = ("_limit", "_purse", "_raw", "_read_size", "_sent", "_size", "full")
 
     def __init__(self, purse: Purse, limit: int) -> None:
         self._purse = purse
@@ -142,6 +146,7 @@ class Journal:
         self._raw: list[bytes] = []
         self._sent = Sent()
         self._size = 0
+        self._read_size = 0
         self.full = False
 
     def add(self, data: bytes) -> None:
@@ -164,6 +169,17 @@ class Journal:
         self._fold(0)
         return self._sent
 
+    def tokens(self) -> int:
+        """Tokens that have ids, of all that was sent."""
+        told = _TOLD.findall(b"".join(self._raw))
+        return len(self._sent.tokens) + len(told) + b"".join(told).count(b",")
+
+    def about(self) -> int:
+        """The same, quickly: where events are small, one token for each read that was not looked into yet."""
+        if self._size - self._read_size > _LARGE * len(self._raw):
+            return self.tokens()
+        return len(self._sent.tokens) + len(self._raw)
+
     def close(self) -> None:
         """Give the bytes back."""
         self._purse.used -= self._size
@@ -183,7 +199,8 @@ class Journal:
             self._read(events)
         del self._raw[:split]
         self._sent.trim()
-        size = self._weight()
+        self._read_size = self._weight()
+        size = self._read_size + sum(map(len, self._raw)) + _OVERHEAD * len(self._raw)
         self._purse.used += size - self._size
         self._size = size
 
@@ -197,5 +214,4 @@ class Journal:
     def _weight(self) -> int:
         sent = self._sent
         marks = sum(len(mark.text) for mark in sent.marks) + 64 * len(sent.marks)
-        raw = sum(map(len, self._raw)) + _OVERHEAD * len(self._raw)
-        return raw + marks + 4 * (len(sent.prompt) + len(sent.tokens))
+        return marks + 4 * (len(sent.prompt) + len(sent.tokens))

@@ -1,6 +1,6 @@
 """From what is declared and what each agent says to the view that decisions read: pure."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -54,18 +54,23 @@ def _first(*deadlines: float) -> float:
     return min((deadline for deadline in deadlines if deadline), default=0.0)
 
 
-def arranged(pods: Iterable[Pod], suspects: Container[str] = ()) -> tuple[Pod, ...]:
+def arranged(pods: Iterable[Pod], suspects: Container[str] = (), held: Collection[str] = ()) -> tuple[Pod, ...]:
     """The pods of one Model by rising name.
 
     A suspect (its agent does not answer) does not count as ready, unless no other pod is: then the gateway doubts
-    its own eyes.
+    its own eyes. Nor does one that is held back, as long as there is another that stays.
     """
     found = tuple(sorted(pods, key=_name))
     ready = [pod.name for pod in found if pod.ready]
     doubted = {name for name in ready if name in suspects}
-    if not doubted or len(doubted) == len(ready):
+    left_out = set() if len(doubted) == len(ready) else doubted
+    if held and any(
+        pod.ready and not pod.draining and pod.name not in left_out and pod.name not in held for pod in found
+    ):
+        left_out = left_out.union(held)
+    if not left_out:
         return found
-    return tuple(msgspec.structs.replace(pod, ready=False) if pod.name in doubted else pod for pod in found)
+    return tuple(msgspec.structs.replace(pod, ready=False) if pod.name in left_out else pod for pod in found)
 
 
 def renamed(served: Mapping[str, Served], changed: Mapping[str, Served | None]) -> Mapping[str, Served]:

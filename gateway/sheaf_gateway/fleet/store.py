@@ -26,7 +26,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     `models` are the Models whose pods look different, `names` the served names that came, went or changed, `keys`
     the declared objects and pods that did. `shape` says that more than load or residency changed: names, or which
-    pods there are, their readiness, draining or epoch.
+    pods there are, their readiness, draining, deadline or epoch.
     """
 
     fleet: Fleet
@@ -50,6 +50,7 @@ class FleetStore:
         self.declared = Declared()
         self.states: dict[str, AgentState] = {}
         self.suspects: set[str] = set()
+        self.held: set[str] = set()
         self.known = False
         self._snapshot: FleetSnapshot | None = None
         self._own_running = own_running
@@ -116,6 +117,18 @@ class FleetStore:
         if pod in self.suspects:
             self.suspects.discard(pod)
             self._publish({self._pods[pod].model})
+
+    def hold(self, pod: str) -> None:
+        """Keep requests from a pod as long as another serves."""
+        if pod in self._pods and pod not in self.held:
+            self.held.add(pod)
+            self._publish({self._pods[pod].model})
+
+    def release(self, pod: str) -> None:
+        """The pod takes requests."""
+        if pod in self.held:
+            self.held.discard(pod)
+            self._publish({self._pods[pod].model} if pod in self._pods else ())
 
     def note_resident(self, pod: str, adapter: str, digest: str) -> None:
         """A load that a request asked for ended well, ahead of the agent's next report."""
@@ -194,7 +207,7 @@ class FleetStore:
         pods, ready = thawed(self.fleet.pods), thawed(self.fleet.ready)
         for model in models:
             if group := self._groups.get(model):
-                pods[model] = found = arranged(group.values(), self.suspects)
+                pods[model] = found = arranged(group.values(), self.suspects, self.held)
                 ready[model] = sum(pod.ready for pod in found)
             else:
                 for mapping in (self._groups, pods, ready):
@@ -221,5 +234,5 @@ def _reshaped(before: Fleet, after: Fleet, models: Iterable[str]) -> bool:
     return any(_shape(before.pods_of(model)) != _shape(after.pods_of(model)) for model in models)
 
 
-def _shape(pods: tuple[Pod, ...]) -> list[tuple[str, str, str, bool, bool, int]]:
-    return [(pod.name, pod.uid, pod.engine_url, pod.ready, pod.draining, pod.epoch) for pod in pods]
+def _shape(pods: tuple[Pod, ...]) -> list[tuple[str, str, str, bool, bool, float, int]]:
+    return [(pod.name, pod.uid, pod.engine_url, pod.ready, pod.draining, pod.deadline, pod.epoch) for pod in pods]

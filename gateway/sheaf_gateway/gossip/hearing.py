@@ -124,7 +124,7 @@ class Hearing:
             pod = peer.names.get(broke.pod)
             if pod is not None and pod in self._router.ledgers:
                 self._router.warned(pod, now, opened=broke.open)
-        self._serve(peer, batch)
+        self._serve(peer, batch, now)
         return self._doors(peer, batch.doors)
 
     def _attempts(self, peer: Peer, batch: Batch, now: float) -> None:
@@ -164,7 +164,7 @@ class Hearing:
         if sent.answered:
             self._router.move_on(ticket, now)
 
-    def _serve(self, peer: Peer, batch: Batch) -> None:
+    def _serve(self, peer: Peer, batch: Batch, now: float) -> None:
         for told in batch.service:
             model, tenant = peer.names.get(told.model), peer.names.get(told.tenant)
             if model is None or tenant is None:
@@ -175,13 +175,13 @@ class Hearing:
         for used in batch.used:
             scope = peer.names.get(used.scope)
             if scope is not None and (scope in peer.used or len(peer.used) < MAX_ENTRIES):
-                self._use(peer, scope, (used.requests, used.tokens, used.running))
+                self._use(peer, scope, (used.requests, used.tokens, used.running), now)
 
-    def _use(self, peer: Peer, scope: str, told: tuple[int, float, int]) -> None:
+    def _use(self, peer: Peer, scope: str, told: tuple[int, float, int], now: float) -> None:
         requests, tokens, running = peer.used.get(scope, (told[0], told[1], 0))
         peer.used[scope] = max(requests, told[0]), max(tokens, told[1]), told[2]
         more = max(0, told[0] - requests), max(0.0, told[1] - tokens), told[2] - running
-        self._admission.limits.hear(scope, *more)
+        self._admission.limits.hear(scope, *more, now)
 
     def _doors(self, peer: Peer, doors: Iterable[Door]) -> set[str]:
         touched = set()
@@ -211,7 +211,7 @@ class Hearing:
         for ticket in peer.tickets.values():
             self._router.part(ticket)
         for scope, (_, _, running) in peer.used.items():
-            self._admission.limits.hear(scope, 0, 0.0, -running)
+            self._admission.limits.hear(scope, 0, 0.0, -running, peer.heard_at)
         for model in peer.doors:
             self._count(model)
         return set(peer.doors)

@@ -159,6 +159,8 @@ class Connection(asyncio.Protocol):
     def response_done(self) -> None:
         """Go on to the next request, or close."""
         self._responder = None
+        if self._held:
+            self._drop_body()
         if self._state != _BUSY:
             return
         if not self.keep_alive:
@@ -291,8 +293,7 @@ class Connection(asyncio.Protocol):
             self._held = 0
 
     def _dispatch(self, body: bytes, rest: bytes) -> None:
-        if self._body is not None:
-            self._drop_body()
+        self._body = None
         head = self._head
         self._buffer = rest
         self._state = _BUSY

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, cache_hash=True):
     """Where an engine listens: a TCP host and port, or a Unix socket at `uds`; with TLS or without."""
 
     host: str = "localhost"
@@ -61,7 +61,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long an engine may take, in seconds: to accept, to begin to answer, and between body bytes."""
+    """How long an engine may take, in seconds: to accept, to send the first byte of a body, and between body bytes."""
 
     connect_s: float = 2.0
     first_byte_s: float = 600.0

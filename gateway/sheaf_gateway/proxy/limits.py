@@ -1,7 +1,8 @@
 """The bounds within which a client may use the server. Sizes are bytes, times are seconds.
 
 A body must arrive at a minimum rate, as Apache's mod_reqtimeout has it: a grace period, extended by each
-byte that arrives, within a total; and it may never pause for longer than the idle bound.
+byte that arrives, within a total; and it may never pause for longer than the idle bound. `max_bodies` counts a body
+until its request is answered, for so long it is needed for another attempt; only what came in one read is not counted.
 """
 
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ class Server:
 
     @property
     def held_body_bytes(self) -> int:
-        """The bytes held of request bodies that have not arrived completely."""
+        """The bytes held of request bodies that came in several reads, until their request is answered."""
         return self._body_bytes
 
     async def listen(

@@ -6,8 +6,9 @@
         ...
 
 A request goes out on the most recently used idle connection, else on a new one within the bound. Where a
-kept connection turns out closed before any byte of a response, the request is sent once more on a new
-one: the engine closed it while idle, and RFC 9112 section 9.3.1 leaves that to the client.
+kept connection turns out closed at once, before any byte of a response, the request is sent once more on a new
+one: the engine closed it while idle, and RFC 9112 section 9.3.1 leaves that to the client. A connection that is
+closed later (`stale_s`) may have begun the work: whoever asked decides on another attempt.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ class PoolLimits:
     max_headers: int = 200
     keep_idle_s: float = 4.0
     tick_s: float = 0.1
+    stale_s: float = 0.005
 
 
 class _Host:

@@ -4,6 +4,9 @@ What one read brings is gathered first and then given to the sink in one piece p
 so that a burst of small chunks costs one call and one write. A whole answer like the one before needs no parser
 (see `again`). A connection is kept only after a response that was framed by length or chunks and left not one
 byte over; anything else closes it.
+
+Engines send the head of a stream before they have begun to work, so what bounds the wait for an answer ends with the
+first byte of its body, not with its head.
 """
 
 import asyncio
@@ -42,6 +45,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_again",
+        "_begun_at",
+        "_body_given",
         "_complete",
         "_exchange",
         "_framed",
@@ -67,6 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
+    _begun_at: float
     _head_bytes: int
     _large: bool
     _status: int
@@ -99,7 +105,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._reset()
         self._exchange = exchange
         exchange.connection = self
-        self.deadline = self._pool.now() + exchange.timeouts.first_byte_s
+        self._begun_at = self._pool.now()
+        self.deadline = self._begun_at + exchange.timeouts.first_byte_s
         if len(exchange.body) < _JOIN_BELOW:
             self._transport.write(exchange.head + exchange.body)
         else:
@@ -112,8 +119,11 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             self._transport.close()
-        elif self._head_given:
+        elif self._body_given:
             self._fail(exchange, self._mid_body(IdleTimeout, f"paused for {exchange.timeouts.idle_s} s"))
+        elif self._head_given:
+            late = f"sent nothing after its head within {exchange.timeouts.first_byte_s} s"
+            self._fail(exchange, self._mid_body(FirstByteTimeout, late))
         else:
             late = f"sent no response head within {exchange.timeouts.first_byte_s} s"
             self._fail(exchange, self._before_head(FirstByteTimeout, late))
@@ -137,7 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._exchange is None or self._transport.is_closing():
             return
         timeouts = self._exchange.timeouts
-        self.deadline = self._pool.now() + (timeouts.idle_s if self._head_given else timeouts.first_byte_s)
+        self.deadline = self._pool.now() + (timeouts.idle_s if self._body_given else timeouts.first_byte_s)
         self._transport.resume_reading()
 
     # What the transport says.
@@ -172,12 +182,17 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.connection = None
         if self._until_close and self._head_given and exc is None:
             exchange.finish().on_end()
-        elif self._reused and not self._touched and not exchange.retried:
+        elif self._was_stale() and not exchange.retried:
             self._pool.retry(exchange)
         elif self._head_given:
             exchange.fail(self._mid_body(ResetMidBody, "closed the connection within a response"))
         else:
             exchange.fail(self._before_head(ResetBeforeHead, "closed the connection before a response"))
+
+    def _was_stale(self) -> bool:
+        """Whether the engine must have closed the kept connection before it had the request."""
+        early = self._pool.now() - self._begun_at <= self._pool.limits.stale_s
+        return self._reused and not self._touched and early
 
     def _take(self, exchange: "Exchange", data: bytes) -> None:
         first = data
@@ -194,7 +209,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             broken = str(error.__context__ or error)
-        if self._head_given and not self._complete and broken is None:
+        if self._body_given and not self._complete and broken is None:
             self._pass_on(exchange)
             return
         if not self._status and broken is None:
@@ -249,6 +264,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._status = 0
         self._head_bytes = 0
         self._head_given = False
+        self._body_given = False
         self._framed = False
         self._interim = False
         self._complete = False
@@ -270,6 +286,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_given = True
             exchange.sink.on_head(self._status, self._headers)
         if self._pieces:
+            self._body_given = True
             self._deliver_body(exchange)
         if exchange.done:
             return
@@ -277,7 +294,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(exchange, kept=self._kept and broken is None)
         elif broken is not None:
             self._fail(exchange, self._mid_body(BadResponse, f"sent a bad response: {broken}"))
-        elif self._head_given and not exchange.paused:
+        elif self._body_given and not exchange.paused:
             self.deadline = self._pool.now() + exchange.timeouts.idle_s
 
     def _pass_on(self, exchange: Exchange) -> None:

@@ -57,16 +57,18 @@ def sent(state: Breaker, now: float, rules: BreakerRules) -> tuple[Breaker, bool
 
 def succeeded(state: Breaker, now: float, rules: BreakerRules, *, probe: bool) -> Breaker:
     """The breaker after an answer that began well."""
-    if state.phase == "Closed":
-        return _counted(state, now, rules, good=1, bad=0)
-    return Breaker(window_start=now) if probe else state
+    if state.phase != "Closed":
+        return Breaker(window_start=now) if probe else state
+    if now - state.window_start >= rules.window:
+        return Breaker(window_start=now, good=1)
+    return Breaker(window_start=state.window_start, good=state.good + 1, bad=state.bad)
 
 
 def failed(state: Breaker, now: float, rules: BreakerRules, *, probe: bool, pod: str) -> Breaker:
     """The breaker after a failure of the pod; failures of requests sent before it opened change nothing more."""
     if state.phase != "Closed":
         return _opened(state, now, rules, pod) if probe else state
-    counted = _counted(state, now, rules, good=0, bad=1)
+    counted = _failed_once_more(state, now, rules)
     requests = counted.good + counted.bad
     often = requests >= rules.min_requests and counted.bad >= rules.error_rate * requests
     return _opened(counted, now, rules, pod) if often or counted.consecutive >= rules.failures else counted
@@ -92,13 +94,11 @@ def cleared(state: Breaker, now: float) -> Breaker:
     return msgspec.structs.replace(state, until=min(state.until, now)) if state.phase == "Open" else state
 
 
-def _counted(state: Breaker, now: float, rules: BreakerRules, *, good: int, bad: int) -> Breaker:
-    consecutive = state.consecutive + 1 if bad else 0
+def _failed_once_more(state: Breaker, now: float, rules: BreakerRules) -> Breaker:
+    consecutive = state.consecutive + 1
     if now - state.window_start >= rules.window:
-        return Breaker(consecutive=consecutive, window_start=now, good=good, bad=bad)
-    return Breaker(
-        consecutive=consecutive, window_start=state.window_start, good=state.good + good, bad=state.bad + bad
-    )
+        return Breaker(consecutive=consecutive, window_start=now, bad=1)
+    return Breaker(consecutive=consecutive, window_start=state.window_start, good=state.good, bad=state.bad + 1)
 
 
 def _opened(state: Breaker, now: float, rules: BreakerRules, pod: str) -> Breaker:

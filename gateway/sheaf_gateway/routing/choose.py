@@ -29,7 +29,8 @@ Mode = Literal["Normal", "Panic", "Draining", "None"]
 
 PANIC_SHARE = 0.5
 
-_EXPLAINED = "%s; 1 of %d; %.1f ms = queue %.1f + prefill %.1f + adapter %.1f + harm %.1f; cached %d B"
+_EXPLAINED = "%s; 1 of %d; %.1f ms = queue %.1f + prefill %.1f + adapter %.1f + harm %.1f%s; cached %d B"
+_OVERDUE = " + silence %.1f"
 _MAX_EXPLAINED = 199
 _NO_ADAPTER: tuple[Residency, int] = ("Resident", 0)
 
@@ -47,9 +48,9 @@ Own = tuple[int, float, float, float, float]
 """Bytes of the prompt that are cached, tokens and pairs of the prefill of the rest, what that takes in milliseconds,
 and what it takes from each stream that runs there."""
 
-Row = tuple[str, Own, float, float, int, int, float, Residency, int, int, float]
+Row = tuple[str, Own, float, float, int, int, float, Residency, int, int, float, float]
 """`PodFacts` of a healthy pod as a tuple: pod, own, pending tokens and pairs, running,
-foreign waiting, KV usage, residency, queued, slots and room short."""
+foreign waiting, KV usage, residency, queued, slots and room short, milliseconds overdue."""
 
 
 class Weighing(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +58,7 @@ class Weighing(msgspec.Struct, frozen=True, gc=False):
 
     `pods` has name, foreign running, foreign waiting and KV usage of each; `seen` its ledger, `owns` what the request
     is for it; `adapted` residency and slots short, empty for the base model. `room` is how many tokens a KV cache
-    holds, 0 where that is not known.
+    holds, 0 where that is not known; `overdue` has milliseconds by place, of those whose word is overdue.
     """
 
     pods: Sequence[tuple[str, int, int, float]]
@@ -67,6 +68,7 @@ class Weighing(msgspec.Struct, frozen=True, gc=False):
     now: float
     size: int
     room: int
+    overdue: dict[int, float]
 
     def row(self, place: int, price: Coefficients) -> Row:
         """One pod, as it was weighed."""
@@ -78,8 +80,8 @@ class Weighing(msgspec.Struct, frozen=True, gc=False):
             pending, pending_pairs = pending - done * first, pending_pairs - done * first_pairs
         over = max(0.0, held + tokens(self.size) - self.room) if self.room else 0.0
         state, short = self.adapted[place] if self.adapted else _NO_ADAPTER
-        running += foreign_running
-        return name, self.owns[place], pending, pending_pairs, running, waiting, usage, state, queued, short, over
+        running, late = running + foreign_running, self.overdue.get(place, 0.0) if self.overdue else 0.0
+        return name, self.owns[place], pending, pending_pairs, running, waiting, usage, state, queued, short, over, late
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -158,8 +160,8 @@ def _lot(request_id: str, pod: str) -> tuple[int, str]:
 
 
 def _fact(row: Row) -> PodFacts:
-    pod, own, pending, pairs, running, waiting, usage, residency, queued, slots_short, room_short = row
-    work = Work(own[1], pending, running, waiting, usage, residency, own[2], pairs, queued, slots_short, room_short)
+    pod, own, pending, pairs, running, waiting, usage, residency, queued, slots, room, overdue = row
+    work = Work(own[1], pending, running, waiting, usage, residency, own[2], pairs, queued, slots, room, overdue)
     return PodFacts(pod, "Healthy", own[0], work)
 
 
@@ -190,13 +192,14 @@ def explain(decision: Decision) -> str:
     terms = (
         _terms(weighed.row(place, price), price) if isinstance(weighed, Weighing) else cost(weighed[place].work, price)
     )
-    said = (terms.total, terms.queue, terms.prefill, terms.adapter, terms.harm, decision.cached_bytes)
-    return (_EXPLAINED % (decision.mode.lower(), count, *said))[:_MAX_EXPLAINED]
+    said = (terms.total, terms.queue, terms.prefill, terms.adapter, terms.harm)
+    late = _OVERDUE % terms.silence if terms.silence else ""
+    return (_EXPLAINED % (decision.mode.lower(), count, *said, late, decision.cached_bytes))[:_MAX_EXPLAINED]
 
 
 def _terms(row: Row, price: Coefficients) -> Terms:
     """What `cost` says of a row, to the last bit, with no object between."""
-    _, own, pending, pairs, running, waiting, usage, residency, queued, slots_short, room_short = row
+    _, own, pending, pairs, running, waiting, usage, residency, queued, slots_short, room_short, overdue = row
     queue = pending * price.prefill_ms_per_token + pairs * price.attention_ms_per_pair + waiting * price.waiting_ms
     queue += room_short * price.room_ms_per_token
     prefill, adapter, harm = price.base_ms + own[3], 0.0, running * own[4]
@@ -205,4 +208,5 @@ def _terms(row: Row, price: Coefficients) -> Terms:
     if usage > KV_PRESSURE_FROM:
         harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
     harm += (queued + 1) * own[3]
-    return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm)
+    silence = overdue * price.silence_per_ms
+    return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm + silence, silence)

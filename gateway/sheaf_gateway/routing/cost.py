@@ -7,6 +7,7 @@
                + slots_short * slot_ms
     harm     = running * (stream_ms + uncached_tokens * interference_ms_per_token) + kv_pressure * preemption_ms
                + (queued + 1) * (what prefill costs above base_ms: it is paid by those there and those to come)
+    silence  = overdue_ms * silence_per_ms (see `silence`)
 
 The coefficients and their units are explained in docs/gateway.md. `CostModel` corrects them online from
 observed times to the first token by normalised least mean squares with clipped residuals: a stalled engine or
@@ -36,6 +37,9 @@ class Coefficients(msgspec.Struct, frozen=True, kw_only=True):
     preemption_ms: float = 500.0
     slot_ms: float = 3000.0
     room_ms_per_token: float = 0.2
+    silence_per_ms: float = 10.0
+    patience_ms: float = 1_000.0
+    whole_patience_ms: float = 5_000.0
 
 
 class Work(msgspec.Struct, frozen=True, gc=False):
@@ -43,7 +47,8 @@ class Work(msgspec.Struct, frozen=True, gc=False):
 
     `pairs` and `pending_pairs` count (prompt token computed, token it attends to) of this request and of those ahead;
     `queued` are the requests there without a first token; `slots_short` says how many adapters have to leave a slot
-    before this one's gets one; `room_short` is how many tokens of KV cache are held beyond what would fit.
+    before this one's gets one; `room_short` is how many tokens of KV cache are held beyond what would fit;
+    `overdue_ms` by how much the pod's next word is late.
     """
 
     uncached_tokens: float
@@ -57,6 +62,7 @@ class Work(msgspec.Struct, frozen=True, gc=False):
     queued: int = 0
     slots_short: int = 0
     room_short: float = 0.0
+    overdue_ms: float = 0.0
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +73,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     adapter: float
     harm: float
     total: float
+    silence: float = 0.0
 
 
 def cost(work: Work, price: Coefficients) -> Terms:
@@ -79,7 +86,8 @@ def cost(work: Work, price: Coefficients) -> Terms:
     pressure = max(0.0, work.kv_usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM)
     disturbed = price.stream_ms + work.uncached_tokens * price.interference_ms_per_token
     harm = work.running * disturbed + pressure * price.preemption_ms + (work.queued + 1) * own
-    return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm)
+    silence = work.overdue_ms * price.silence_per_ms
+    return Terms(queue, prefill, adapter, harm, queue + prefill + adapter + harm + silence, silence)
 
 
 def compute(count: float, pairs: float, price: Coefficients) -> float:
@@ -109,10 +117,14 @@ class CostModel:
     _TOKEN = (0.001, 100.0)
     _PAIR = (0.0, 0.01)
     _LOAD = (1.0, 120_000.0)
+    _PATIENCE = (250.0, 30_000.0)
+    _SPREADS = 6.0
 
     def __init__(self, prior: Coefficients | None = None) -> None:
         self.coefficients = prior or Coefficients()
         self._scale = 0.0
+        found = self.coefficients
+        self._late = [(0.0, found.patience_ms / self._SPREADS), (0.0, found.whole_patience_ms / self._SPREADS)]
 
     def observe_ttft(self, prefill_tokens: float, ttft_ms: float, pairs: float = 0.0) -> None:
         """Learn from a time to first token and what was prefilled before it (queue ahead and own, uncached)."""
@@ -130,6 +142,20 @@ class CostModel:
             prefill_ms_per_token=_within(now.prefill_ms_per_token + step * hundreds / 100.0, self._TOKEN),
             attention_ms_per_pair=_within(now.attention_ms_per_pair + step * millions / 1e6, self._PAIR),
         )
+
+    def observe_silence(self, late_ms: float, *, streams: bool) -> None:
+        """Learn from how much longer than its work explains a pod was silent before it said something."""
+        now, place, late = self.coefficients, 0 if streams else 1, max(0.0, late_ms)
+        patience = now.patience_ms if streams else now.whole_patience_ms
+        if not late and patience <= self._PATIENCE[0]:
+            return
+        (mean, spread), clipped = self._late[place], min(late, self._CLIP * patience)
+        spread += self._RATE * (abs(clipped - mean) - spread)
+        mean += self._RATE * (clipped - mean)
+        self._late[place] = mean, spread
+        found = _within(mean + self._SPREADS * spread, self._PATIENCE)
+        name = "patience_ms" if streams else "whole_patience_ms"
+        self.coefficients = msgspec.structs.replace(now, **{name: found})
 
     def observe_load(self, load_ms: float) -> None:
         """Learn from the time that loading an adapter took."""

@@ -87,7 +87,7 @@ class PrefixIndex:
             held[block] = None
             refresh(block)
         if len(held) > most:
-            _shrink(held, most)
+            self._shrink(held, most)
         self._size += len(held) - before
         while self._size > self._max:
             self._give_up(self._size - self._max)
@@ -137,10 +137,17 @@ class PrefixIndex:
 
     def _give_up(self, excess: int) -> None:
         """Make room for all at the cost of the pod that takes most."""
-        largest = max(self._pods.values(), key=len)
+        largest = self._largest()
         count = min(excess, len(largest))
-        _shrink(largest, len(largest) - count)
+        self._shrink(largest, len(largest) - count)
         self._size -= count
+
+    def _shrink(self, held: Held, size: int) -> None:
+        while len(held) > size:
+            held.popitem(last=False)
+
+    def _largest(self) -> Held:
+        return max(self._pods.values(), key=len)
 
 
 def _matched(held: Container[int], chain: Sequence[int]) -> int:
@@ -152,8 +159,3 @@ def _matched(held: Container[int], chain: Sequence[int]) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _shrink(held: Held, size: int) -> None:
-    while len(held) > size:
-        held.popitem(last=False)

@@ -30,6 +30,8 @@ class Ticket(msgspec.Struct):
     `ahead` are the tokens that had to be computed before its own, `ahead_pairs` likewise; `held` the tokens that it
     keeps in the KV cache; `clear` whether nothing but prefill stood before it, so that its time teaches prices.
     `cached` are the tokens of its prompt that the pod should have; `chain` is what its events will tell of, if they do.
+    `streams` says that its answer comes piece by piece; `stopped` that its client does not read for now. `ledger` is
+    its pod's, for attempts of this gateway.
     """
 
     pod: str
@@ -48,6 +50,9 @@ class Ticket(msgspec.Struct):
     cached: int = 0
     chain: list[int] = []
     epoch: int = 0
+    streams: bool = True
+    stopped: bool = False
+    ledger: "PodLedger | None" = None
 
 
 class PodLedger(msgspec.Struct):
@@ -55,7 +60,9 @@ class PodLedger(msgspec.Struct):
 
     Of the `running` attempts `told` are those of other gateways. `queued` has that work by ticket, in order; `since` is
     when its first entry came to be the first. `adapters` counts attempts by adapter, `held_tokens` what all of them
-    keep in the KV cache. `seen` is what `look` last said, None where that has changed.
+    keep in the KV cache. `seen` is what `look` last said, None where that has changed. A word is expected of the
+    `awaited` ones, of which so many are `streams`; `heard_at` is when the pod said something last, or began to be
+    waited for.
     """
 
     running: int = 0
@@ -68,6 +75,9 @@ class PodLedger(msgspec.Struct):
     queued: dict[int, Prefill] = {}
     adapters: dict[str, int] = {}
     seen: Seen | None = None
+    awaited: int = 0
+    streams: int = 0
+    heard_at: float = 0.0
 
     def look(self) -> Seen:
         """The ledger as it is, kept in `seen` until it changes: many decisions share what they hold of it."""
@@ -108,6 +118,20 @@ def enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
     ledger.held_tokens += ticket.held
     if ticket.adapter is not None:
         ledger.adapters[ticket.adapter] = ledger.adapters.get(ticket.adapter, 0) + 1
+
+
+def await_word(ledger: PodLedger, ticket: Ticket, now: float) -> None:
+    """A word of the pod is expected for the sake of this attempt."""
+    if ledger.awaited <= 0:
+        ledger.heard_at = now
+    ledger.awaited += 1
+    ledger.streams += ticket.streams
+
+
+def expect_none(ledger: PodLedger, ticket: Ticket) -> None:
+    """None is expected for its sake any more."""
+    ledger.awaited = max(0, ledger.awaited - 1)
+    ledger.streams = max(0, ledger.streams - ticket.streams)
 
 
 def leave(ledger: PodLedger, ticket: Ticket) -> None:

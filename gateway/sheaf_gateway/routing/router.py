@@ -15,18 +15,29 @@ from sheaf_gateway.routing import breaker as circuit
 from sheaf_gateway.routing.blocks import NOTHING, Depth
 from sheaf_gateway.routing.breaker import Breaker, BreakerRules
 from sheaf_gateway.routing.choose import Decision, PodFacts, Standing, cheapest, choose
-from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, CostModel, Work, pairs, tokens
+from sheaf_gateway.routing.cost import BYTES_PER_TOKEN, Coefficients, CostModel, Work, pairs, tokens
 from sheaf_gateway.routing.index import PodKey, PrefixIndex
-from sheaf_gateway.routing.ledger import PodLedger, Prefill, Ticket, enter, leave, prefilled
+from sheaf_gateway.routing.ledger import (
+    PodLedger,
+    Prefill,
+    Ticket,
+    await_word,
+    enter,
+    expect_none,
+    leave,
+    prefilled,
+)
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
+from sheaf_gateway.routing.silence import granted_ms, late_ms, overdue_ms
 from sheaf_gateway.routing.weigh import Group, residency, weigh
 
 
 class Ask(msgspec.Struct, frozen=True):
     """What routing needs of a request: whose prefix (`chain`, see `prefix`), how long, for which adapter.
 
-    `exact` says that `prompt`, which the chain is of, are the very bytes that the engine will compute (see `form`).
+    `exact` says that `prompt`, which the chain is of, are the very bytes that the engine will compute (see `form`);
+    `streams` that the answer comes piece by piece.
     """
 
     request_id: str
@@ -37,6 +48,7 @@ class Ask(msgspec.Struct, frozen=True):
     prompt_bytes: int = 0
     exact: bool = False
     prompt: bytes = b""
+    streams: bool = True
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +88,9 @@ class Router:
     those.
     """
 
-    def __init__(self, *, rules: BreakerRules | None = None, max_blocks: int = 262_144) -> None:
+    def __init__(
+        self, *, rules: BreakerRules | None = None, max_blocks: int = 262_144, prior: Coefficients | None = None
+    ) -> None:
         self.rules = rules or BreakerRules()
         self.index = PrefixIndex(max_blocks)
         self.budget = RetryBudget()
@@ -84,6 +98,7 @@ class Router:
         self.models: dict[str, CostModel] = {}
         self.capacities: dict[str, Capacity] = {}
         self.teller: Teller | None = None
+        self._prior = prior
         self._tickets = 0
         self._unsettled: deque[tuple[float, Ticket]] = deque(maxlen=_MOST_UNSETTLED)
         self._groups: dict[str, Group] = {}
@@ -120,7 +135,8 @@ class Router:
         found = []
         for pod, key, ledger in group.rows:
             cached = min(matched.get(key, 0) * BLOCK, ask.prompt_bytes)
-            work = _work(ask, pod, ledger, cached, capacity, ledger.ahead(now, price))
+            late = overdue_ms(ledger, now, price) if price.silence_per_ms else 0.0
+            work = _work(ask, pod, ledger, cached, capacity, ledger.ahead(now, price), late)
             found.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
         return found
 
@@ -141,8 +157,10 @@ class Router:
             pod.name, ask.model, probe, now, own.tokens, ahead.tokens, _NOT_YET, self._tickets, ask.adapter,
             tokens(ask.prompt_bytes), own.pairs, ahead.pairs, clear, cached.tokens,
             ask.chain if ask.exact and key in self.index.announced else NO_CHAIN, pod.epoch,
+            ask.streams, _NOT_YET, ledger,
         )  # fmt: skip
         enter(ledger, ticket, now)
+        await_word(ledger, ticket, now)
         self.index.record(ask.chain, key, _room(capacity))
         if self.teller is not None:
             self.teller.sent(ticket, ask.chain, exact=ask.exact)
@@ -151,6 +169,7 @@ class Router:
     def answered(self, ticket: Ticket, now: float, *, streamed: bool) -> None:
         """The pod began to answer well; a streamed answer's beginning is its first token."""
         ledger = self.ledger(ticket.pod)
+        self.heard(ticket, now)
         self.move_on(ticket, now)
         if self.teller is not None:
             self.teller.answered(ticket)
@@ -158,6 +177,24 @@ class Router:
         if streamed and ticket.clear:
             work, seen = ticket.tokens + ticket.ahead, (now - ticket.sent_at) * 1000.0
             self.model(ticket.model).observe_ttft(work, seen, ticket.pairs + ticket.ahead_pairs)
+
+    def heard(self, ticket: Ticket, now: float) -> None:
+        """The pod said something of this attempt; how long it took is learnt from."""
+        ledger, model = self.ledger(ticket.pod), self.model(ticket.model)
+        if model.coefficients.silence_per_ms:
+            model.observe_silence(late_ms(ledger, now, model.coefficients), streams=ledger.streams > 0)
+        ledger.heard_at = now
+
+    def stopped(self, ticket: Ticket, now: float, *, on: bool) -> None:
+        """The client of this attempt does not read, or reads again: until then the pod cannot say anything."""
+        if ticket.stopped is on:
+            return
+        ticket.stopped, ledger = on, self.ledger(ticket.pod)
+        if on:
+            expect_none(ledger, ticket)
+        else:
+            await_word(ledger, ticket, now)
+            ledger.heard_at = now
 
     def failed(self, ticket: Ticket, now: float) -> None:
         """The pod failed this attempt."""
@@ -172,6 +209,7 @@ class Router:
 
     def finished(self, ticket: Ticket) -> None:
         """The attempt is over, however it went; call once."""
+        self._await_no_more(ticket)
         self._end(ticket)
         if self.teller is not None:
             self.teller.finished(ticket)
@@ -191,7 +229,9 @@ class Router:
     def move_on(self, ticket: Ticket, now: float) -> None:
         """The answer of an attempt began: its prompt is computed."""
         self._settle(now)
-        prefilled(self.ledger(ticket.pod), ticket, now)
+        ledger = self.ledger(ticket.pod)
+        ledger.heard_at = max(ledger.heard_at, now)
+        prefilled(ledger, ticket, now)
         if ticket.chain:
             self._unsettled.append((now + _SETTLE_S, ticket))
 
@@ -228,7 +268,7 @@ class Router:
         """The cost model of a pool, which is all pods of one Model."""
         found = self.models.get(name)
         if found is None:
-            found = self.models[name] = CostModel()
+            found = self.models[name] = CostModel(self._prior)
         return found
 
     def _group(self, model: str, pods: Sequence[Pod]) -> Group:
@@ -249,6 +289,15 @@ class Router:
         before, ledger.breaker = ledger.breaker.phase, breaker
         if self.teller is not None and breaker.phase != before:
             self.teller.broke(pod, opened=breaker.phase == "Open")
+
+    def _await_no_more(self, ticket: Ticket) -> None:
+        """What was given up before its first token still explains as much silence as it did."""
+        ledger = self.ledger(ticket.pod)
+        if not ticket.stopped:
+            expect_none(ledger, ticket)
+        if not ticket.answered:
+            price = self.model(ticket.model).coefficients
+            ledger.heard_at += (granted_ms(ticket.tokens, ticket.pairs, price) - granted_ms(0.0, 0.0, price)) / 1000.0
 
     def _end(self, ticket: Ticket) -> None:
         ledger = self.ledger(ticket.pod)
@@ -273,7 +322,7 @@ def _room(capacity: Capacity) -> int:
     return int(capacity.kv_tokens * BYTES_PER_TOKEN) // BLOCK
 
 
-def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity, ahead: Prefill) -> Work:
+def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity, ahead: Prefill, late: float) -> Work:
     own = _own(ask, cached)
     over = ledger.held_tokens + tokens(ask.prompt_bytes) - capacity.kv_tokens if capacity.kv_tokens else 0.0
     return Work(
@@ -288,6 +337,7 @@ def _work(ask: Ask, pod: Pod, ledger: PodLedger, cached: int, capacity: Capacity
         len(ledger.queued),
         ledger.slots_short(ask.adapter, capacity.slots),
         max(0.0, over),
+        late,
     )
 
 

@@ -22,6 +22,9 @@ from sheaf_gateway.routing.cost import (
 from sheaf_gateway.routing.index import Held, PodKey
 from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, PodLedger, Seen
 from sheaf_gateway.routing.prefix import BLOCK
+from sheaf_gateway.routing.silence import LATE_S, overdue_ms
+
+_ON_TIME: dict[int, float] = {}
 
 
 class Group:
@@ -75,6 +78,8 @@ def weigh(
     own = cold = _own(size, 0, price)
     known, own_ms, disturbed, last = {0: cold}, cold[3], cold[4], 0
     adapted, loads = _adapted(group, adapter, digest, price, slots) if adapter is not None else ((), ())
+    silent_since, silence = now - LATE_S, price.silence_per_ms
+    overdue = _ON_TIME
     totals: list[float] = []
     looked: list[Seen] = []
     owns: list[Own] = []
@@ -98,10 +103,14 @@ def weigh(
         if usage > KV_PRESSURE_FROM:
             harm += (usage - KV_PRESSURE_FROM) / (1.0 - KV_PRESSURE_FROM) * price.preemption_ms
         harm += (queued + 1) * own_ms
-        totals.append(queue + (base_ms + own_ms) + (loads[len(totals)] if loads else 0.0) + harm)
+        total = queue + (base_ms + own_ms) + (loads[len(totals)] if loads else 0.0) + harm
+        if running and silence and ledger.heard_at < silent_since and (late := overdue_ms(ledger, now, price)):
+            overdue = {**overdue, len(totals): late}
+            total += late * silence
+        totals.append(total)
         looked.append(seen)
         owns.append(own)
-    return Weighing(group.told, looked, owns, adapted, now, size, room), totals
+    return Weighing(group.told, looked, owns, adapted, now, size, room, overdue), totals
 
 
 def _own(size: int, blocks: int, price: Coefficients) -> Own:

@@ -8,7 +8,7 @@ import structlog
 from sheaf_crds.slo import SLOWindow
 
 from sheaf_operator.planning.autoscaling.facts import Demand
-from sheaf_operator.planning.autoscaling.gather import KEPT_S, Report, Reports
+from sheaf_operator.planning.autoscaling.gather import FRESH_S, KEPT_S, Report, Reports
 from sheaf_operator.planning.autoscaling.wire import read_demand, read_windows
 
 DEMAND_PATH = "/sheaf/v1/demand"
@@ -51,6 +51,11 @@ class Gateways:
         await self._look()
         await asyncio.gather(*(self._ask(name, url) for name, url in self._urls.items()))
         return dict(self._reports)
+
+    def silent(self) -> int:
+        """How many of them have said nothing lately: while there are any, no replica is taken away."""
+        now = self._clock()
+        return sum(report is None or now - report.at > FRESH_S for report in self._reports.values())
 
     async def _look(self) -> None:
         """Find out which gateways there are; where nobody knows, those of before are taken to be there still."""

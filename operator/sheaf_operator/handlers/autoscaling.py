@@ -81,6 +81,10 @@ class Autoscaling:
         """What metrics show."""
         return list(self.scaler.standings()) if self.scaler is not None else []
 
+    def silent(self) -> int:
+        """Gateways without whose word no replica goes; 0 while others act."""
+        return self.gateways.silent() if self.scaler is not None else 0
+
     async def _guarded(self) -> None:
         try:
             await self.look()
@@ -98,8 +102,10 @@ class ScalingCollector(Collector):
     The label is bounded by the declared Models that have an AutoscalingPolicy.
     """
 
-    def __init__(self, standings: Callable[[], Iterable[Standing]], registry: CollectorRegistry) -> None:
-        self._standings = standings
+    def __init__(
+        self, standings: Callable[[], Iterable[Standing]], silent: Callable[[], int], registry: CollectorRegistry
+    ) -> None:
+        self._standings, self._silent = standings, silent
         registry.register(self)
 
     def describe(self) -> Iterable[Metric]:
@@ -119,4 +125,5 @@ class ScalingCollector(Collector):
             known.add_metric([standing.model], float(standing.demand is not None and standing.demand.complete))
             for figure in FIGURES if standing.demand is not None else ():
                 demand.add_metric([standing.model, figure], float(getattr(standing.demand, figure)))
-        return desired, known, demand
+        said = "Gateways that do not say what is asked; while there are any, no replica goes."
+        return desired, known, demand, GaugeMetricFamily("sheaf_gateways_silent", said, value=self._silent())

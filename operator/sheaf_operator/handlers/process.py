@@ -10,9 +10,9 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.gateways import Gateways
 from sheaf_operator.cluster.kubernetes.access import Configuration, load_access, own_namespace
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.cluster import KubernetesCluster
 from sheaf_operator.cluster.kubernetes.gateway_calls import GatewayCalls
@@ -62,7 +62,7 @@ class Operator:
             asking = await stack.enter_async_context(GatewayCalls(api, self.config.agent_token_file))
             cluster, keeper, reconciler = self._parts(access, api, calls)
             autoscaling = self._autoscaling(cluster, reconciler, asking)
-            ScalingCollector(autoscaling.standings, self.registry)
+            ScalingCollector(autoscaling.standings, autoscaling.silent, self.registry)
             stack.push_async_callback(cluster.agents.close)
             host, port = self.config.address
             bound = await stack.enter_async_context(

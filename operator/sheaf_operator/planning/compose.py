@@ -21,7 +21,7 @@ from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, scaling_events, slo_status
-from sheaf_operator.planning.scaling import Desired, Scaling, desired_replicas
+from sheaf_operator.planning.scaling import Desired, desired_replicas, scaling_record
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
@@ -129,7 +129,7 @@ def _family(
         wanted,
         _finding(index, model, policy),
         index.refusal(model.name),
-        _record(model, policy, index.scaling(model.name)),
+        scaling_record(model, index.scaling(model.name)),
     )
 
 
@@ -145,7 +145,9 @@ def _market(
     if model.spec.spot.policy == "Never" or len(index.market.zones) < 2:
         return None
     hashes = templates[0].hash, templates[1].hash
-    return capacity(model, _terms(index, model), desired.replicas, pods, hashes, now)
+    scaling = index.scaling(model.name)
+    loads = scaling.loads if scaling else ()
+    return capacity(model, _terms(index, model), desired.replicas, pods, hashes, now, loads)
 
 
 def _terms(index: FleetIndex, model: Model) -> Terms:
@@ -159,17 +161,11 @@ def _market_times(index: FleetIndex, family: _Family, now: float) -> list[float]
     return again_times(family.pods, family.wanted.spot.hash, _terms(index, family.model), now)
 
 
-def _record(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None) -> ModelAutoscaling | None:
-    """What the status says of autoscaling; what it remembers stays until autoscaling has looked."""
-    if policy is None:
-        return None
-    return scaling.record if scaling else model.status.autoscaling
-
-
 def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
     slo = model.spec.slo_ref is not None and index.slo(model.spec.slo_ref.name) is not None
-    found = judge_model(model, index.adapter(model.name), policy, slo=slo)
-    return found if found and found.blocks else index.obstacle(model) or found
+    between = judge_model(model, index.adapter(model.name), policy, slo=slo)
+    found = [finding for finding in (between, index.obstacle(model)) if finding is not None]
+    return next((finding for finding in found if finding.blocks), found[0] if found else None)
 
 
 def _remove_orphans(orphans: Sequence[PodFacts], now: float) -> list[Action]:

@@ -2,7 +2,8 @@
 
 What Sheaf must own (address, served name, LoRA and KV event settings) comes from here; everything else is the user's.
 Of a flag that is given twice the last one counts, and engines take abbreviated flags (`--max-l=1`): so defaults come
-first, then what the user sets, then what Sheaf owns.
+first, then what the user sets, then what Sheaf owns. Several accelerators are one tensor-parallel group, unless the
+user divides them otherwise: an engine that is not told uses one of them and leaves the others idle.
 """
 
 import json
@@ -14,6 +15,7 @@ MODULES = {"vllm": "vllm.entrypoints.openai.api_server", "emulator": "sheaf_engi
 CPU_BLOCK_SIZE = 32
 OWNED_ENV = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 DEFAULT_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+DIVIDED_BY_USER = ("--tensor-p", "--pi", "--data-p", "-tp", "-pp", "-dp")
 CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
@@ -48,7 +50,7 @@ def engine_command(
         python: interpreter to run it with.
         cpu: whether it runs without an accelerator.
     """
-    defaults = ["--block-size", str(CPU_BLOCK_SIZE)] if cpu and spec.task == "Generate" else []
+    defaults = _cpu_defaults(spec) if cpu else _parallel(spec)
     owned = ["--model", model_dir, "--served-model-name", name, "--host", endpoints.host, "--port", str(endpoints.port)]
     owned += ["--enable-prompt-tokens-details"]
     owned += _generate_flags(spec, endpoints) if spec.task == "Generate" else ["--runner", "pooling"]
@@ -64,6 +66,17 @@ def lora_capacity(spec: ModelSpec) -> int:
 def takes_adapters(spec: ModelSpec) -> bool:
     """Whether LoRA is on."""
     return spec.task == "Generate" and spec.lora.slots > 0
+
+
+def _cpu_defaults(spec: ModelSpec) -> list[str]:
+    return ["--block-size", str(CPU_BLOCK_SIZE)] if spec.task == "Generate" else []
+
+
+def _parallel(spec: ModelSpec) -> list[str]:
+    """Of alternatives one pod takes those of equal count, so the first tells it."""
+    count = spec.accelerators[0].count if spec.accelerators else 1
+    divided = any(argument.replace("_", "-").startswith(DIVIDED_BY_USER) for argument in spec.engine.args)
+    return [] if count == 1 or divided else [f"--tensor-parallel-size={count}"]
 
 
 def _generate_flags(spec: ModelSpec, endpoints: EngineEndpoints) -> list[str]:

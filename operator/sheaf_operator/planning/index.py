@@ -42,8 +42,8 @@ class FleetIndex:
 
     Args:
         settings_digest: stands for what the operator itself puts into pods; part of every template.
-        obstacle: why no pod can be made for a Model here (an accelerator that the settings do not know), None where
-            one can.
+        obstacle: why no pod can be made for a Model here (an accelerator that the settings do not know), or what of
+            it is not heeded; None where all is well.
         market: what is known of zones and prices.
     """
 
@@ -183,13 +183,12 @@ class FleetIndex:
 
     def note_scaling(self, model: str, scaling: Scaling | None) -> frozenset[Key]:
         """Take what autoscaling says of a Model (None: nothing any more); returns the keys to plan."""
-        if self._scalings.get(model) == scaling:
-            return frozenset()
-        if scaling is None:
-            del self._scalings[model]
-        else:
+        same = self._scalings.get(model) == scaling
+        if scaling is not None:
             self._scalings[model] = scaling
-        return frozenset({Key("Model", model)})
+        elif not same:
+            del self._scalings[model]
+        return frozenset() if same else frozenset({Key("Model", model)})
 
     def windows(self, slo: str) -> tuple[SLOWindow, ...] | None:
         """How the SLO of that name was kept, as measured lately; None: nobody measured."""

@@ -2,10 +2,11 @@
 
 Rules: never fewer serving pods than there are now or than wanted, whichever is less; at most `surge` pods above the
 wanted number while a change rolls out; those that do not serve go first, then those whose loss costs least (streams,
-caches, adapters), then the youngest. A pod that serves is drained before it is deleted. A pod that has to go for
-another reason (a spot notice) is no longer counted, so its replacement is started in the same pass; nor is one that is
-Terminating, however long its node takes. On-demand and spot pods have templates of their own, so a change of the split
-rolls like any other change.
+caches, adapters), then the youngest. An outdated pod that has served and starts anew is kept while nothing of the new
+template serves in its place: perhaps nothing ever does. A pod that serves is drained before it is deleted. A pod that
+has to go for another reason (a spot notice) is no longer counted, so its replacement is started in the same pass; nor
+is one that is Terminating, however long its node takes. On-demand and spot pods have templates of their own, so a
+change of the split rolls like any other change.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import ModelSpec
+from sheaf_crds.base import format_duration
 
 from sheaf_operator.planning.actions import Action, CreatePod, DeletePod, PodTemplate
 from sheaf_operator.planning.failures import Failures, failures
@@ -90,7 +92,8 @@ def plan_pods(
     capacity = sum(pod.name in settled or (pod.serving and pod.template_hash not in wanted.hashes) for pod in pods)
     actions = clear(failed.spent) + see_off(pods, drain, now, replaced=capacity >= wanted.replicas)
     actions += [retire(pod, drain, reason) for pod, reason in removals]
-    actions += _tries_elsewhere(wanted, counted_pods, {pod.name for pod, _ in removals})
+    removed = {pod.name for pod, _ in removals}
+    actions += _tries_elsewhere(wanted, counted_pods, removed) + _tries_longer(wanted, counted_pods, removed)
     names = {*taken, *(pod.name for pod in pods)}
     return actions + _creations(wanted, counted_pods, len(removals), names)
 
@@ -120,7 +123,9 @@ def _removals(wanted: Wanted, pods: Sequence[PodFacts], settled: Collection[str]
     moves = _moves(wanted, current, settled)
     replaced = outdated + (surplus if moves else [])
     staying = sum(pod.name in settled for pod in current if pod not in replaced)
-    old = _affordable(_expendable(replaced), staying + _serving(replaced) - wanted.replicas)
+    beyond = staying + _serving(replaced) - wanted.replicas
+    kept = [] if staying else _recovering(replaced)[: max(0, -beyond)]
+    old = _affordable([pod for pod in _expendable(replaced) if pod not in kept], beyond)
     spare = _serving(pods) - _serving(old) - wanted.replicas
     extra = _affordable([] if moves else surplus, spare)
     return [(pod, _why(pod, wanted)) for pod in (*old, *extra)]
@@ -133,6 +138,18 @@ def _tries_elsewhere(wanted: Wanted, pods: Iterable[PodFacts], removed: Collecti
         DeletePod(pod.name, pod.uid, moves[pod.name])
         for pod in pods
         if pod.name in moves and pod.name not in removed and not pod.ready
+    ]
+
+
+def _tries_longer(wanted: Wanted, pods: Iterable[PodFacts], removed: Collection[str]) -> list[Action]:
+    """Pods whose engines are ended too early since the Model allows them more time; the next pass starts them anew."""
+    reason = f"its engine may take {format_duration(wanted.spec.startup_timeout)} to start by now"
+    return [
+        DeletePod(pod.name, pod.uid, reason)
+        for pod in pods
+        if 0 < pod.startup_limit < wanted.spec.startup_timeout
+        and pod.restarts
+        and not (pod.ready or pod.recovering or pod.ended or pod.name in removed)
     ]
 
 
@@ -164,6 +181,10 @@ def _affordable(pods: Sequence[PodFacts], spare: int) -> list[PodFacts]:
 
 def _serving(pods: Iterable[PodFacts]) -> int:
     return sum(pod.serving for pod in pods)
+
+
+def _recovering(pods: Iterable[PodFacts]) -> list[PodFacts]:
+    return [pod for pod in pods if pod.recovering]
 
 
 def _expendable(pods: Iterable[PodFacts]) -> list[PodFacts]:

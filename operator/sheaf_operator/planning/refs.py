@@ -36,8 +36,13 @@ def judge_model(model: Model, twin: Adapter | None, policy: AutoscalingPolicy | 
     if verdict is None:
         return None
     blocks = verdict.reason == "NameClash"
-    message = verdict.message if blocks else f"{verdict.message} (until then it is served without)"
+    message = verdict.message if blocks else f"{verdict.message} ({_meanwhile(verdict)})"
     return Finding(verdict.reason, message, blocks)
+
+
+def _meanwhile(verdict: Verdict) -> str:
+    gone = verdict.reason == "AutoscalingPolicyNotFound"
+    return "until then its number of replicas stays" if gone else "until then it is served without"
 
 
 def judge_adapter(adapter: Adapter, twin: Model | None, model: Model | None) -> Finding | None:

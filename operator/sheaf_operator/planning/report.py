@@ -7,6 +7,7 @@ from sheaf_crds.model import ModelAutoscaling
 from sheaf_crds.slo import SLOWindow
 
 from sheaf_operator.planning.actions import Action, AnyStatus, EmitEvent, UpdateStatus
+from sheaf_operator.planning.autoscaling.bounds import strange
 from sheaf_operator.planning.conditions import Verdict, conditions, transition
 from sheaf_operator.planning.words import counted
 
@@ -53,11 +54,20 @@ def slo_status(slo: SLO, models: int, now: float, windows: tuple[SLOWindow, ...]
 
 
 def policy_status(policy: AutoscalingPolicy, models: int, now: float) -> list[Action]:
-    """What is said of an AutoscalingPolicy: how many Models refer to it."""
-    verdict, generation = _usage(models), policy.metadata.generation
+    """What is said of an AutoscalingPolicy: how many Models refer to it, or that it cannot be followed as written."""
+    verdict, generation = _time_zones(policy) or _usage(models), policy.metadata.generation
     stated = conditions(policy.status, (verdict,), generation, now)
     status = AutoscalingPolicyStatus(observed_generation=generation, conditions=stated, models=models)
     return report(policy, status, verdict)
+
+
+def _time_zones(policy: AutoscalingPolicy) -> Verdict | None:
+    told = [f"{window.time_zone} of window {window.name}" for window in strange(policy.spec)]
+    if not told:
+        return None
+    what = f"there is no time zone {', '.join(told)}, and UTC is taken instead"
+    mend = "write the name of an IANA time zone, such as Europe/Berlin"
+    return Verdict("Ready", "False", "TimeZoneUnknown", f"{what}; {mend}", alarming=True)
 
 
 def _usage(models: int) -> Verdict:

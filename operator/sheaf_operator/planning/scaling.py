@@ -2,10 +2,12 @@
 
 Without an AutoscalingPolicy spec.replicas counts, so `kubectl scale` and a HorizontalPodAutoscaler move it. With one,
 the number is the policy's: the one decided last, which the Model's status keeps over a restart of the operator, and
-spec.replicas is only where it began.
+spec.replicas is only where it began. Where the policy is not there, or cannot be read, the number decided last stays,
+also zero, within the Model's own bounds: a policy that is replaced, or misspelt for a minute, must not cost a fleet.
+Only a Model that names no policy any more goes back to spec.replicas.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sheaf_crds import AutoscalingPolicy, Model
 from sheaf_crds.model import ModelAutoscaling
@@ -23,10 +25,14 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What autoscaling says of a Model now, and what its status shall say of it."""
+    """What autoscaling says of a Model now, and what its status shall say of it.
+
+    `loads` are replicas' worth of requests in each of the last minutes; they alone are no reason to plan anew.
+    """
 
     replicas: int
     record: ModelAutoscaling
+    loads: tuple[float, ...] = field(default=(), compare=False)
 
 
 def desired_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None = None) -> Desired:
@@ -35,9 +41,19 @@ def desired_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Sc
     A number that the status remembers is brought within the policy's bounds only when autoscaling has looked: windows
     may allow more, and a Model may sleep below them.
     """
-    if policy is not None and (decided := _decided(model, scaling)) is not None:
+    decided = _decided(model, scaling)
+    if policy is not None and decided is not None:
         return Desired(decided, _owned(model, policy, decided))
+    if model.spec.autoscaling_policy_ref is not None and decided is not None:
+        return _held(model, model.spec.autoscaling_policy_ref.name, decided)
     return _declared(model, policy)
+
+
+def scaling_record(model: Model, scaling: Scaling | None) -> ModelAutoscaling | None:
+    """What the status says of autoscaling; it stays as it is until autoscaling has looked, or no policy is named."""
+    if model.spec.autoscaling_policy_ref is None:
+        return None
+    return scaling.record if scaling else model.status.autoscaling
 
 
 def _decided(model: Model, scaling: Scaling | None) -> int | None:
@@ -51,6 +67,13 @@ def _owned(model: Model, policy: AutoscalingPolicy, decided: int) -> str:
     if decided == declared:
         return ""
     return f"AutoscalingPolicy {policy.name} decides the number, replicas {declared} of the spec does not count"
+
+
+def _held(model: Model, policy: str, decided: int) -> Desired:
+    low, high = _bounds(model, None)
+    return Desired(
+        max(low, min(decided, high)), f"AutoscalingPolicy {policy} is not there; the number that was decided last stays"
+    )
 
 
 def _declared(model: Model, policy: AutoscalingPolicy | None) -> Desired:

@@ -32,7 +32,9 @@ class PodFacts:
     """One engine pod as the cluster and its agent report it.
 
     `template_hash` is the hash of the PodTemplate that it was made from, `ended_at` when it failed for good (Unix
-    seconds; 0: it did not, or nobody knows).
+    seconds; 0: it did not, or nobody knows), `startup_limit` the seconds after which its engine is started again while
+    it does not answer (0: nobody knows), `scheduled_at` when it found its node (Unix seconds; 0: not yet, or nobody
+    knows).
     """
 
     name: str
@@ -52,6 +54,8 @@ class PodFacts:
     agent: AgentState | None = None
     notice: Notice | None = None
     ended_at: float = 0.0
+    startup_limit: float = 0.0
+    scheduled_at: float = 0.0
 
     @property
     def draining(self) -> bool:
@@ -87,6 +91,12 @@ class PodFacts:
     def serving(self) -> bool:
         """Whether the pod answers requests and stays."""
         return self.live and self.ready and not self.restarting
+
+    @property
+    def recovering(self) -> bool:
+        """Whether the pod has served and its engine starts anew, and not over and over."""
+        served = self.agent is not None and (self.agent.engine_epoch > 0 or self.restarting)
+        return served and self.live and not self.serving and self.reason != "CrashLoopBackOff"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A function of what is declared and of which spot pods wait in vain; so the split is the same after every restart. The
 first `onDemandFloor` replicas are on-demand. With policy Preferred, a spot pod that finds no capacity for a while keeps
-waiting for it, and an on-demand pod stands in until the spot pod has a node.
+waiting for it, and an on-demand pod stands in until the spot pod has a node. Spares that are declared come on top, at
+most as many as replicas on spot; while one of them is there, one pod that waits needs no stand-in.
 """
 
 from collections.abc import Iterable
@@ -32,11 +33,11 @@ def split(declared: Spot, replicas: int, waiting: int) -> Split:
     """The split of so many replicas, of which so many spot pods wait in vain."""
     if declared.policy == "Never":
         return Split(replicas, 0)
-    if declared.policy == "Required":
-        return Split(0, replicas)
-    floor = min(declared.on_demand_floor, replicas)
-    stand_ins = min(waiting, replicas - floor)
-    return Split(floor + stand_ins, replicas - floor, stand_ins)
+    floor = 0 if declared.policy == "Required" else min(declared.on_demand_floor, replicas)
+    needed = replicas - floor
+    spares = min(declared.over_provision or 0, needed)
+    stand_ins = 0 if declared.policy == "Required" else min(max(0, waiting - spares), needed)
+    return Split(floor + stand_ins, needed + spares, stand_ins, spares)
 
 
 def waiting_in_vain(pods: Iterable[PodFacts], spot_hash: str, now: float) -> int:

@@ -1,7 +1,11 @@
-"""What is said of a Model: how many of its pods serve, what hinders the others, whether a change is under way."""
+"""What is said of a Model: how many of its pods serve, what hinders the others, whether a change is under way.
+
+What is wrong with its references, or is not heeded of what it asks for, stands in a condition of its own (`Resolved`)
+where pods serve without it: it must not hide what hinders them. Ready's message repeats it last.
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sheaf_crds import Model, ModelStatus
 from sheaf_crds.base import format_duration
@@ -54,7 +58,7 @@ class ModelFacts:
 def model_status(facts: ModelFacts, now: float) -> tuple[ModelStatus, tuple[Verdict, ...]]:
     """The status to store, and the verdicts in it."""
     model = facts.model
-    verdicts = (_ready(facts), _available(facts), _progressing(facts, now))
+    verdicts = (_ready(facts), _available(facts), _progressing(facts, now), _resolved(facts))
     generation = model.metadata.generation
     status = ModelStatus(
         observed_generation=generation,
@@ -82,11 +86,24 @@ def _not_ready_since(model: Model) -> float | None:
 
 
 def _ready(facts: ModelFacts) -> Verdict:
-    if facts.finding:
+    if facts.finding and facts.finding.blocks:
         return Verdict("Ready", "False", facts.finding.reason, facts.finding.message, alarming=True)
+    serving = _serves(facts)
+    return replace(serving, message=_and(serving.message, facts.finding.message if facts.finding else ""))
+
+
+def _resolved(facts: ModelFacts) -> Verdict:
+    if facts.finding is None:
+        return Verdict("Resolved", "True", "Resolved", "all that it asks for is heeded")
+    told = not facts.finding.blocks
+    return Verdict("Resolved", "False", facts.finding.reason, facts.finding.message, alarming=told)
+
+
+def _serves(facts: ModelFacts) -> Verdict:
     if not facts.desired.replicas:
         return Verdict("Ready", "True", "ScaledToZero", "no replicas are wanted")
-    count = _and(f"{share(facts.serving, facts.desired.replicas, 'replica')} ready", facts.desired.note)
+    serving = min(facts.serving, facts.desired.replicas)
+    count = _and(f"{share(serving, facts.desired.replicas, 'replica')} ready", facts.desired.note)
     if facts.enough:
         return Verdict("Ready", "True", "Serving", count)
     reason, said = _trouble(facts.pods)
@@ -111,6 +128,8 @@ def _progressing(facts: ModelFacts, now: float) -> Verdict:
     late = _late(facts, now)
     if late is not None:
         return _stalled(facts, late)
+    if facts.refusal:
+        return Verdict("Progressing", "False", "PodRefused", facts.refusal, alarming=facts.enough)
     if len(current) < len(live):
         told = f"{share(len(current), len(live), 'replica')} {are(len(current))} of the new template"
         return Verdict("Progressing", "True", "RollingUpdate", _and(told, _trouble(current)[1] or _mute(current)))
@@ -121,9 +140,10 @@ def _progressing(facts: ModelFacts, now: float) -> Verdict:
 
 
 def _scaling(facts: ModelFacts) -> Verdict:
-    wanted = facts.desired.replicas
-    if sum(not pod.ended for pod in facts.pods) != wanted:
-        return Verdict("Progressing", "True", "Scaling", f"{counted(wanted, 'replica')} {are(wanted)} wanted")
+    wanted, split = facts.desired.replicas, facts.wanted.split
+    if sum(not pod.ended for pod in facts.pods) != split.on_demand + split.spot:
+        spares = f" and {counted(split.spares, 'spare')}" if split.spares else ""
+        return Verdict("Progressing", "True", "Scaling", f"{counted(wanted, 'replica')}{spares} {are(wanted)} wanted")
     if not facts.enough:
         return Verdict("Progressing", "True", "Starting", "replicas are starting")
     return Verdict("Progressing", "False", "Complete", "nothing is left to do")

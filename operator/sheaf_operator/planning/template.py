@@ -1,4 +1,8 @@
-"""What a pod of a Model runs, and how such pods are named."""
+"""What a pod of a Model runs, and how such pods are named.
+
+Timeouts are no part of the template: a change of them must restart no engine that serves. A pod carries those that it
+was made with.
+"""
 
 import hashlib
 import json

@@ -14,7 +14,8 @@ from sheaf.cli.client import fetch
 from sheaf.cli.errors import CliError
 from sheaf.cli.explain_model import explain_model
 
-TERMS = ("queue", "prefill", "adapter", "harm", "total")
+_WIDEST = 1_000
+TERMS = ("queue", "prefill", "adapter", "harm", "silence", "total")
 
 
 def explain(
@@ -39,7 +40,14 @@ def explain(
     console = Console(highlight=False, soft_wrap=True)
     console.print(escape(headline(record)))
     for number, attempt in enumerate(record.get("attempts", ()), start=1):
-        console.print(attempt_table(number, attempt))
+        print_whole(console, attempt_table(number, attempt))
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table with nothing cut off, however narrow the terminal: a cost that is not shown explains nothing."""
+    wide = console.options.update(max_width=_WIDEST)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def headline(record: Mapping[str, Any]) -> str:

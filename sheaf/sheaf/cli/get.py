@@ -71,7 +71,8 @@ def _condition(item: Item, kind: str = "Ready") -> Mapping[str, str]:
 
 def _model(item: Item) -> list[object]:
     spec, status, ready = item["spec"], item.get("status", {}), _condition(item)
-    count = f"{status.get('readyReplicas', 0)}/{spec.get('replicas', 1)}"
+    decided = status.get("autoscaling") or {}
+    count = f"{status.get('readyReplicas', 0)}/{decided.get('desiredReplicas', spec.get('replicas', 1))}"
     engine = spec.get("engine", {}).get("name", "vllm")
     common = [count, status.get("adapters", 0), engine, ready.get("status"), ready.get("reason"), _age(item)]
     return [name_of(item), *common, _why(ready)]

@@ -13,6 +13,7 @@ from rich.text import Text
 from sheaf_crds import Adapter, Model
 
 from sheaf.cli.table import age
+from sheaf.local.readiness import wanted_replicas
 from sheaf.local.up import LocalSheaf
 
 REFRESH = 0.5
@@ -48,7 +49,7 @@ class View:
         table = _table("MODEL", "REPLICAS", "READY", "REASON")
         for model in self._sheaf.store.of(Model)[:MOST_ROWS]:
             ready = model.status.condition("Ready")
-            count = f"{model.status.ready_replicas}/{model.spec.replicas}"
+            count = f"{model.status.ready_replicas}/{wanted_replicas(model)}"
             table.add_row(model.name, count, _light(ready.status if ready else ""), ready.reason if ready else "")
         return table
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import httpx
 import orjson
+from sheaf_operator.planning.manifest.troubles import clean
 
 from sheaf.local.journal import Journal
 from sheaf.local.layout import Layout, write_private
 from sheaf.local.options import Options
-from sheaf.local.process import Command, clean
+from sheaf.local.process import Command
 from sheaf.local.supervisor import Supervisor, Task, restart_delay
 
 STARTUP = 30.0

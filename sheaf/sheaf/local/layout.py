@@ -83,10 +83,6 @@ class Layout:
         name = sha256(pod.encode()).hexdigest()[:16]
         return f"ipc://{self.sockets / f'{name}.{part}'}"
 
-    def token(self) -> str:
-        """The bearer token of this run's agents."""
-        return self.token_file.read_text().strip()
-
     def _make_directories(self) -> None:
         for folder in (self.state, self.logs, self.configs, self.sockets):
             folder.mkdir(parents=True, exist_ok=True)

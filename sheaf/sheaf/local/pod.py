@@ -13,13 +13,14 @@ import httpx
 from sheaf_crds.agent_api import AgentState, EngineLoad
 from sheaf_operator.cluster.protocol import ClusterError
 from sheaf_operator.planning import EngineEndpoints, PodFacts, PodTemplate
+from sheaf_operator.planning.manifest.troubles import last_words
 from sheaf_operator.planning.snapshot import Phase
 
 from sheaf.local.agent_client import AgentClient
 from sheaf.local.journal import Journal
 from sheaf.local.layout import Layout
 from sheaf.local.ports import PortLease
-from sheaf.local.process import Command, Exit, Process, last_words
+from sheaf.local.process import Command, Exit, Process
 from sheaf.local.programs import PodAddresses, Programs, folder_here, model_dir_in
 from sheaf.local.resources import Lack, Machine
 from sheaf.local.supervisor import Supervisor, Task, restart_delay
@@ -60,7 +61,7 @@ class LocalPod:
             kv_replay=layout.socket(name, "replay"),
         )
         self.addresses = PodAddresses(at, self._leases[1].port)
-        self.client = AgentClient(self.addresses.agent_url, layout.token())
+        self.client = AgentClient(self.addresses.agent_url, layout.token_file)
         self._http = httpx.AsyncClient(base_url=self.addresses.engine_url, timeout=PROBE_TIMEOUT, trust_env=False)
         self._lack: Lack | None = None
         self._model_dir = template.spec.source
@@ -126,6 +127,7 @@ class LocalPod:
             reason=reason,
             message=message,
             node="localhost",
+            startup_limit=self.template.spec.startup_timeout,
             agent=self.agent_state if self.agent.healthy else None,
         )
 
@@ -299,5 +301,5 @@ def root_cause(error: BaseException | None) -> str:
 
 
 def _why_no_model(ended: Exit) -> str:
-    why = last_words(ended.lines).removeprefix("error: ") or ended.how
+    why = last_words("\n".join(ended.lines)) or ended.how
     return f"the model cannot be fetched: {why}"

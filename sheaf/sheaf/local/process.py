@@ -4,18 +4,17 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sheaf_operator.planning.manifest.troubles import last_words
 
 LOG_LIMIT = 16 * 2**20
 SHIM = Path(__file__).with_name("shim.py")
 UNHEARD = 5.0
-_ERROR = re.compile(r"\b([A-Z]\w*(?:Error|Exception): .+)")
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Exit:
     def __str__(self) -> str:
         """One line for people: how it ended, and the most telling line of its output where it ended by itself."""
         by_hand = self.code in (-signal.SIGKILL, -signal.SIGTERM)
-        last = "" if by_hand else last_words(self.lines)
+        last = "" if by_hand else last_words("\n".join(self.lines))
         return f"{self.how}: {last}" if last else self.how
 
     @property
@@ -48,22 +47,6 @@ class Exit:
         name = signal.Signals(-self.code).name if -self.code in signal.valid_signals() else f"signal {-self.code}"
         hint = " (out of memory, or killed by hand)" if self.code == -signal.SIGKILL else ""
         return f"was killed by {name}{hint}"
-
-
-def last_words(lines: Sequence[str]) -> str:
-    """The line that tells best why a program failed: the last error that it named, otherwise its last line.
-
-    An engine of several processes ends with `See root cause above`, which is not the cause.
-    """
-    shown = [clean(line) for line in lines]
-    errors = (match[1] for line in reversed(shown) if (match := _ERROR.search(line)) and "root cause" not in line)
-    return next(errors, shown[-1] if shown else "")
-
-
-def clean(line: str) -> str:
-    """A line of somebody's output, fit for a terminal: no control sequences, at most 300 characters."""
-    text = _CONTROL.sub("", line).strip()
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 class Process:
@@ -112,7 +95,8 @@ class Process:
         """SIGTERM, and SIGKILL to everything left after the grace (seconds)."""
         await self._tell(f"stop {grace}")
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self.wait(), grace + UNHEARD)
+            async with asyncio.timeout(grace + UNHEARD):
+                return await self.wait()
         self.kill()
         return await self.wait()
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from sheaf.local.options import Options
 from sheaf.local.pod import Site
 from sheaf.local.ports import PortLease
 from sheaf.local.programs import Programs
+from sheaf.local.readiness import Readiness
 from sheaf.local.resources import Machine
 from sheaf.local.scaling import autoscaling
 from sheaf.local.store import Store
@@ -50,6 +51,7 @@ class LocalSheaf:
         self._programs = programs(self.layout, marks)
         self.gateway = Gateway(self.layout, options, marks, journal)
         self._on_ready = on_ready
+        self._readiness = Readiness(time.monotonic)
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -133,24 +135,13 @@ class LocalSheaf:
 
     async def _announce(self) -> None:
         while True:
-            if self.gateway.healthy and self._everything_serves() and await self._gateway_knows():
+            if self.gateway.healthy and self._settled() and await self._gateway_knows():
                 break
             await asyncio.sleep(READY_POLL)
         self._on_ready()
 
-    def _everything_serves(self) -> bool:
-        """Whether every Model serves or has said why it cannot, and at least one serves where any should."""
-        pods = list(self.cluster.pods.values())
-        serving = {pod.template.model for pod in pods if pod.ready}
-        failing = {pod.template.model for pod in pods if pod.facts().reason} | set(self._clashing())
-        wanted = {model.name for model in self.store.of(Model) if _replicas(model)}
-        return wanted <= serving | failing and (not wanted or bool(serving))
-
-    def _clashing(self) -> Iterator[str]:
-        for model in self.store.of(Model):
-            ready = model.status.condition("Ready")
-            if ready is not None and ready.reason == "NameClash":
-                yield model.name
+    def _settled(self) -> bool:
+        return self._readiness.reached(self.store.of(Model), [pod.facts() for pod in self.cluster.pods.values()])
 
     async def _gateway_knows(self) -> bool:
         """Whether the gateway has seen the pods that serve; where it asks for a key its word is not needed."""
@@ -160,9 +151,3 @@ class LocalSheaf:
                 known = answer.status_code != 200 or {p["name"] for p in answer.json()["items"] if p["ready"]}
                 return known is True or known >= {pod.name for pod in self.cluster.pods.values() if pod.ready}
         return False
-
-
-def _replicas(model: Model) -> int:
-    """How many there shall be: as its AutoscalingPolicy decided, else as declared."""
-    decided = model.status.autoscaling
-    return model.spec.replicas if decided is None else decided.desired_replicas

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import watchfiles
+from sheaf_operator.cluster.patience import happens
 
 from sheaf.local.manifests import find_files
 
@@ -45,10 +46,7 @@ class ManifestWatch:
 
     async def _stir(self) -> None:
         self._stirred.clear()
-        try:
-            await asyncio.wait_for(self._stirred.wait(), LOOK_EVERY)
-        except TimeoutError:
-            return
+        await happens(self._stirred, LOOK_EVERY)
 
     @contextmanager
     def _notifications(self) -> Iterator[None]:

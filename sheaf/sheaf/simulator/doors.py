@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from sheaf_crds import SLO, AutoscalingPolicy, Model
 from sheaf_gateway.admission.admission import Admission, Admit, Reject, Wait
+from sheaf_gateway.admission.limits import ScopedRate
 from sheaf_gateway.admission.terms import Ask, Terms
-from sheaf_gateway.fleet.view import Availability
+from sheaf_gateway.fleet.view import Availability, Rate
 
 from sheaf.simulator.flights import Flight
 
@@ -100,6 +101,7 @@ class Door:
             tenant=call.tenant,
             batch=queue is not None and queue.spec.class_ == "Batch",
             terms=self._terms[call.model],
+            scopes=_scopes(queue, call.tenant),
             tokens=float(call.input_tokens + call.output_tokens),
             prompt=float(call.input_tokens),
             max_queue=1024 if queue is None else queue.spec.queue.max_requests,
@@ -115,6 +117,11 @@ def _availability(ready: int, wanted: int) -> Availability:
 
 def _slo_of(model: Model, slos: Mapping[str, SLO]) -> SLO | None:
     return slos.get(model.spec.slo_ref.name) if model.spec.slo_ref else None
+
+
+def _scopes(slo: SLO | None, tenant: str) -> tuple[ScopedRate, ...]:
+    limits = Rate() if slo is None else Rate(**slo.spec.limits.model_dump())
+    return () if slo is None or limits == Rate() else ((f"tenant `{tenant or 'default'}` by SLO `{slo.name}`", limits),)
 
 
 def _terms(model: Model, slos: Mapping[str, SLO], policies: Mapping[str, AutoscalingPolicy]) -> Terms:

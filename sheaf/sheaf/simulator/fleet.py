@@ -139,8 +139,8 @@ class Fleet:
 
     def routable(self, model: str) -> list[Pod[Flight]]:
         """Engines of a Model that take requests, by rising name."""
-        found = sorted(self._of.get(model, {}).values(), key=lambda one: one.name)
-        return [member.engine for member in found if member.engine is not None and member.routable]
+        members = self._of.get(model, {})
+        return [one.engine for name in sorted(members) if (one := members[name]).engine is not None and one.routable]
 
     def wanted(self, model: str) -> int:
         """Pods of a Model that are there or coming."""

@@ -56,14 +56,17 @@ class Runs(Sequence[int]):
 
     def between(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The runs from place `start` up to `stop`: place, first number, number after the last."""
+        if start >= stop:
+            return []
         found, place = [], 0
         for first, count in self.rows:
-            low, high = max(start, place), min(stop, place + count)
-            if low < high:
+            end = place + count
+            if start < end:
+                low, high = max(start, place), min(stop, end)
                 found.append((low, first + low - place, first + high - place))
-            place += count
-            if place >= stop:
-                break
+                if end >= stop:
+                    break
+            place = end
         return found
 
 

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from sheaf_crds.reading import read_known
 
 from sheaf_gateway.fleet.snapshot import KINDS, Item, Kind, PodSnapshot, first_problem
 
@@ -19,7 +20,6 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _PORTS = {"engine": 8000, "agent": 8001, "kv-events": 5557, "kv-replay": 5558}
 _MAX_MESSAGE = 1024
-_MAX_UNKNOWN = 64
 
 Raw = Mapping[str, Any]
 
@@ -64,14 +64,7 @@ def read(kind: Kind, raw: Raw) -> Item:
 
 
 def _declared(kind: Kind, raw: Raw) -> Item:
-    bare = _without_last_applied(raw)
-    try:
-        return KINDS[kind].model_validate(bare)
-    except ValidationError as error:
-        unknown = [e["loc"] for e in error.errors(include_url=False, include_input=False)]
-        if len(unknown) > _MAX_UNKNOWN or any(e["type"] != "extra_forbidden" for e in error.errors()):
-            raise
-        return KINDS[kind].model_validate(_without(bare, unknown))
+    return read_known(KINDS[kind], _without_last_applied(raw))
 
 
 def _without_last_applied(raw: Raw) -> dict[str, Any]:
@@ -79,18 +72,6 @@ def _without_last_applied(raw: Raw) -> dict[str, Any]:
     annotations = metadata.get("annotations") or {}
     kept = {name: text for name, text in annotations.items() if name != _LAST_APPLIED}
     return {**raw, "metadata": {**metadata, "annotations": kept, "managedFields": None}}
-
-
-def _without(raw: Any, paths: list[tuple[int | str, ...]]) -> Any:
-    """A copy without the fields at these paths."""
-    gone = {path[0] for path in paths if len(path) == 1}
-    deeper: dict[int | str, list[tuple[int | str, ...]]] = {}
-    for path in paths:
-        if len(path) > 1:
-            deeper.setdefault(path[0], []).append(path[1:])
-    pairs = raw.items() if isinstance(raw, dict) else enumerate(raw)
-    kept = {key: _without(value, deeper[key]) if key in deeper else value for key, value in pairs if key not in gone}
-    return kept if isinstance(raw, dict) else list(kept.values())
 
 
 def _pod(raw: Raw) -> PodSnapshot:

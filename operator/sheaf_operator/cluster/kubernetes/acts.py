@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.errors import ApiError
 from sheaf_operator.cluster.kubernetes.notes import Quota, again, event_body, event_name

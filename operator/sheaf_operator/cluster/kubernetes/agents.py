@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sheaf_crds.agent_api import AgentState
 
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls, AgentError
+from sheaf_operator.cluster.agent_calls import AgentCalls, AgentError
 
 WAIT = 25.0
 UNREACHABLE_AFTER = 15.0

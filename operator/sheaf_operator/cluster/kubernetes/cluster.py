@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sheaf_crds import Model
 from sheaf_crds.agent_api import AgentState
 
+from sheaf_operator.cluster.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.access import Configuration
 from sheaf_operator.cluster.kubernetes.acts import Acts
-from sheaf_operator.cluster.kubernetes.agent_calls import AgentCalls
 from sheaf_operator.cluster.kubernetes.agents import AgentPool
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.resources import DECLARED, Raw, Resource
@@ -28,7 +28,7 @@ from sheaf_operator.cluster.protocol import ClusterError
 from sheaf_operator.planning import Action, Plan
 from sheaf_operator.planning.compose import plan_key
 from sheaf_operator.planning.index import FleetIndex, Key
-from sheaf_operator.planning.manifest.refusal import refusal
+from sheaf_operator.planning.manifest.refusal import disregard, refusal
 from sheaf_operator.planning.manifest.settings import PodSettings
 from sheaf_operator.planning.market.settings import MarketSettings
 from sheaf_operator.planning.refs import Finding
@@ -203,7 +203,10 @@ class KubernetesCluster:
 
     def _obstacle(self, model: Model) -> Finding | None:
         refused = refusal(model.spec, self.settings)
-        return Finding(refused.reason, refused.message) if refused else None
+        if refused:
+            return Finding(refused.reason, refused.message)
+        lost = disregard(model.spec, self.settings)
+        return Finding(lost.reason, lost.message, blocks=False) if lost else None
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -1,7 +1,12 @@
-"""Where the gateways of a namespace are, and calls to their management API, opened by the agents' token."""
+"""Where the gateways of a namespace are, and calls to their management API, opened by the agents' token.
+
+A gateway that is ending counts until its grace is over, which is what its deletionTimestamp says, and STUCK_S more for
+clocks that differ. Afterwards it is a pod that nobody ends, as on a node that is lost, and nothing waits for its word.
+"""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,18 +18,22 @@ from sheaf_operator.cluster.gateways import GatewayError
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.resources import Raw, Resource
 from sheaf_operator.cluster.protocol import ClusterError
+from sheaf_operator.planning.manifest.wire import parse_time
 
 GATEWAYS = Resource("", "v1", "pods", "Pod", selector="app.kubernetes.io/name=sheaf-gateway")
 PORT = 8000
 TIMEOUT = aiohttp.ClientTimeout(total=3.0, sock_connect=1.0)
 LARGEST = 16 * 2**20
+STUCK_S = 10.0
 
 
 class GatewayCalls:
     """Calls over one bounded session."""
 
-    def __init__(self, api: ApiServer, token_file: Path, port: int = PORT) -> None:
-        self._api, self._token_file, self._port = api, token_file, port
+    def __init__(
+        self, api: ApiServer, token_file: Path, port: int = PORT, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._api, self._token_file, self._port, self._clock = api, token_file, port, clock
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=64, keepalive_timeout=60.0), timeout=TIMEOUT, trust_env=False
         )
@@ -40,9 +49,12 @@ class GatewayCalls:
     async def find(self) -> Mapping[str, str]:
         """The URL of every gateway pod that has an address and takes requests, by the pod's UID."""
         found: dict[str, str] = {}
+        now = self._clock()
         try:
             async for items, _ in self._api.pages(GATEWAYS):
-                found |= {str(raw["metadata"].get("uid")): url for raw in items if (url := url_of(raw, self._port))}
+                found |= {
+                    str(raw["metadata"].get("uid")): url for raw in items if (url := url_of(raw, self._port, now))
+                }
         except ClusterError as error:
             raise GatewayError(f"gateways cannot be listed: {error}") from error
         return found
@@ -70,17 +82,27 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
     return text
 
 
-def url_of(raw: Raw, port: int) -> str:
+def url_of(raw: Raw, port: int, now: float) -> str:
     """Where a gateway pod listens; empty where it has no address, has ended, or takes no requests yet.
 
     One that is ending still has requests; one that is not ready never had any, or is missed for a while (`Gateways`).
+
+    Args:
+        raw: the pod.
+        port: where gateways listen.
+        now: Unix seconds.
     """
     status = raw.get("status") or {}
     ip = str(status.get("podIP") or "")
     ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in status.get("conditions") or [])
-    if not ip or status.get("phase") != "Running" or not (ready or raw["metadata"].get("deletionTimestamp")):
+    if not ip or status.get("phase") != "Running" or not (ready or _ending(raw, now)):
         return ""
     return f"http://[{ip}]:{port}" if ":" in ip else f"http://{ip}:{port}"
+
+
+def _ending(raw: Raw, now: float) -> bool:
+    ends = raw["metadata"].get("deletionTimestamp")
+    return ends is not None and now <= parse_time(ends) + STUCK_S
 
 
 def parsed(url: str, text: bytes) -> Any:

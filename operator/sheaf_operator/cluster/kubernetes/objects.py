@@ -1,12 +1,13 @@
 """Declared objects as the API server holds them, read into types, or what keeps them from being read. Pure.
 
-The API server has checked an object against the CRD when it was written; what cannot be read here was written under
-another version of the CRD, or past it. A status that cannot be read is no reason to refuse: it is written anew.
+The API server has checked an object against the CRD when it was written. Fields that a newer CRD has are left out;
+what cannot be read without them was written under another version of the CRD, or past it. Then Ready says so and the
+rest of the status stays: it holds what autoscaling and the choice of zones remember. A status that cannot be read is no
+reason to refuse: it is written anew.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from pydantic import ValidationError
 from sheaf_crds import (
@@ -15,15 +16,16 @@ from sheaf_crds import (
     AdapterStatus,
     AutoscalingPolicy,
     AutoscalingPolicyStatus,
-    Condition,
     Model,
     ModelStatus,
     SLOStatus,
 )
+from sheaf_crds.reading import read_known
 
 from sheaf_operator.cluster.kubernetes.resources import Raw
 from sheaf_operator.planning import UpdateStatus
 from sheaf_operator.planning.actions import AnyStatus, Kind
+from sheaf_operator.planning.conditions import Verdict, conditions
 
 Declared = Model | Adapter | SLO | AutoscalingPolicy
 INVALID = "Invalid"
@@ -44,7 +46,7 @@ _STATUSES: dict[str, type[AnyStatus]] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An object that cannot be read; `told` where its status says so already."""
+    """An object that cannot be read; `status` is what is stored of it, `told` where that says so already."""
 
     kind: Kind
     name: str
@@ -52,31 +54,36 @@ class Refusal:
     generation: int
     message: str
     told: bool
+    status: AnyStatus
 
     def action(self, now: float) -> UpdateStatus:
-        """The status that says what is wrong and how to mend it (`now`: Unix seconds)."""
-        condition = Condition(
-            type="Ready",
-            status="False",
-            reason=INVALID,
-            message=self.message,
-            observed_generation=self.generation,
-            last_transition_time=datetime.fromtimestamp(int(now), UTC),
+        """The status that says what is wrong and how to mend it, and keeps the rest (`now`: Unix seconds)."""
+        verdict = Verdict("Ready", "False", INVALID, self.message)
+        ready = conditions(self.status, (verdict,), self.generation, now)
+        others = tuple(one for one in self.status.conditions if one.type != "Ready")
+        update = {"observed_generation": self.generation, "conditions": (*ready, *others)}
+        return UpdateStatus(
+            self.kind, self.name, self.uid, self.status.model_copy(update=update), f"Ready=False: {INVALID}"
         )
-        status = _STATUSES[self.kind](observed_generation=self.generation, conditions=(condition,))
-        return UpdateStatus(self.kind, self.name, self.uid, status, f"Ready=False: {INVALID}")
 
 
 def read(kind: Kind, raw: Raw) -> Declared | Refusal:
     """The object, or why it cannot be read."""
     wanted = {key: value for key, value in raw.items() if key in ("apiVersion", "metadata", "spec", "status")}
     try:
-        return _TYPES[kind].model_validate(wanted)
+        return read_known(_TYPES[kind], wanted)
     except ValidationError as error:
         problems = _problems(error)
     if all(path.startswith("status") for path, _ in problems):
         return read(kind, {**wanted, "status": {}})
     return _refusal(kind, raw, problems)
+
+
+def _stored_status(kind: Kind, raw: Raw) -> AnyStatus:
+    try:
+        return read_known(_STATUSES[kind], raw.get("status") or {})
+    except ValidationError:
+        return _STATUSES[kind]()
 
 
 def _refusal(kind: Kind, raw: Raw, problems: Iterable[tuple[str, str]]) -> Refusal:
@@ -89,7 +96,15 @@ def _refusal(kind: Kind, raw: Raw, problems: Iterable[tuple[str, str]]) -> Refus
     )
     meta = raw.get("metadata") or {}
     generation = int(meta.get("generation") or 0)
-    return Refusal(kind, meta["name"], meta.get("uid", ""), generation, message, _told(raw, generation, message))
+    return Refusal(
+        kind,
+        meta["name"],
+        meta.get("uid", ""),
+        generation,
+        message,
+        _told(raw, generation, message),
+        _stored_status(kind, raw),
+    )
 
 
 def _told(raw: Raw, generation: int, message: str) -> bool:
@@ -114,8 +129,6 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _what(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "this field is not known; remove it"
     if kind == "missing":
         return "is missing; add it"
     return message[:1].lower() + message[1:]

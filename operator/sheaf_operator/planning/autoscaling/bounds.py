@@ -2,7 +2,8 @@
 
 An open window's minReplicas and maxReplicas take the place of the policy's; of several the highest floor and the lowest
 ceiling count. The Model's own ceiling is the hardest, then its floor. A window belongs to the day on which it opens, in
-its own time zone: one from 22:00 to 06:00 on Fri is open on Saturday morning. Summer time is the time zone's own.
+its own time zone: one from 22:00 to 06:00 on Fri is open on Saturday morning, one from 22:00 to 24:00 is not. Summer
+time is the time zone's own.
 """
 
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,12 @@ def limits(policy: AutoscalingPolicySpec, facts: Facts, now: float) -> Limits:
     high = min(ceilings, default=policy.max_replicas)
     high = high if facts.high is None else min(high, facts.high)
     names = tuple(window.name for window in opened)
-    return Limits(min(low, high), high, names, tuple(w.name for w in policy.schedules if _zone(w.time_zone) is None))
+    return Limits(min(low, high), high, names, tuple(window.name for window in strange(policy)))
+
+
+def strange(policy: AutoscalingPolicySpec) -> list[Schedule]:
+    """The windows whose time zone nobody knows; they are read as UTC."""
+    return [window for window in policy.schedules if _zone(window.time_zone) is None]
 
 
 def next_change(policy: AutoscalingPolicySpec, now: float) -> float | None:
@@ -54,8 +60,14 @@ def floor_ahead(policy: AutoscalingPolicySpec, now: float, ahead_s: float) -> in
     """The highest floor of the windows that open within so many seconds: replicas take that long to start."""
     if ahead_s <= 0.0:
         return 0
-    coming = (window for window in policy.schedules if _open(window, now + ahead_s))
+    coming = (window for window in policy.schedules if _opens(window, now, now + ahead_s))
     return max((window.min_replicas or 0 for window in coming), default=0)
+
+
+def _opens(window: Schedule, now: float, until: float) -> bool:
+    """Whether it is open at some time from then on, however short."""
+    edges = (edge for edge in _edges(window, now) if now < edge < until)
+    return any(_open(window, time) for time in (until, *edges))
 
 
 def _open(window: Schedule, now: float) -> bool:
@@ -80,8 +92,8 @@ def _edges(window: Schedule, now: float) -> Iterator[float]:
 
 
 def _moments(today: datetime, text: str, zone: tzinfo) -> Iterable[float]:
-    hour, minute = int(text[:2]), int(text[3:])
-    days = (today.date() + timedelta(days=ahead) for ahead in range(-1, 3))
+    more, hour, minute = int(text[:2]) // 24, int(text[:2]) % 24, int(text[3:])
+    days = (today.date() + timedelta(days=ahead + more) for ahead in range(-1, 3))
     return (datetime(d.year, d.month, d.day, hour, minute, tzinfo=zone).timestamp() for d in days)
 
 

@@ -106,12 +106,15 @@ def needed(speed: Speed, work: Work, promise: Promise | None, rate: float, most:
 
     A promise that no number keeps (a prompt that takes longer alone) is kept as far as it can be. At most `most`.
     """
-    if rate < LEAST_RATE:
-        return 0
+    return 0 if rate < LEAST_RATE else _smallest(keeper(speed, work, promise, rate), most)
+
+
+def keeper(speed: Speed, work: Work, promise: Promise | None, rate: float) -> Callable[[int], bool]:
+    """Whether so many replicas keep the promise at a rate, as `needed` means it."""
     if promise is None or promise.empty:
-        return _smallest(lambda count: forecast(speed, work, rate, count).busy <= EASY, most)
+        return lambda count: forecast(speed, work, rate, count).busy <= EASY
     best = min(0.0, attained(speed, work, promise, LEAST_RATE, 1) - UNREACHABLE_MARGIN)
-    return _smallest(lambda count: attained(speed, work, promise, rate, count) >= best, most)
+    return lambda count: attained(speed, work, promise, rate, count) >= best
 
 
 def _smallest(enough: Callable[[int], bool], most: int) -> int:

@@ -6,7 +6,7 @@ tells which Models and SLOs have to be planned again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sheaf_crds import SLO, AutoscalingPolicy, Model
 from sheaf_crds.model import ModelAutoscaling
@@ -14,12 +14,14 @@ from sheaf_crds.model import ModelAutoscaling
 from sheaf_operator.planning.autoscaling.decide import decide
 from sheaf_operator.planning.autoscaling.facts import Demand, Facts, Promise, Reason, Speed
 from sheaf_operator.planning.autoscaling.gather import Reports, Windows, demand_of, meaningful, windows_of
+from sheaf_operator.planning.autoscaling.loads import Loads
 from sheaf_operator.planning.autoscaling.memory import Memory, recorded, remembered
 from sheaf_operator.planning.index import FleetIndex, Key
 from sheaf_operator.planning.scaling import Scaling
 from sheaf_operator.planning.snapshot import PodFacts
 
 COLD_START_S = 120.0
+NODE_S = 300.0
 WINDOWS_EVERY_S = 60.0
 PAUSE_S = 5.0
 QUIET_S = 15.0
@@ -39,6 +41,7 @@ class _Known:
     reasons: tuple[Reason, ...] = ()
     demand: Demand | None = None
     record: ModelAutoscaling | None = None
+    loads: Loads = field(default_factory=Loads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,7 @@ class Scaler:
         for model, policy in models:
             yield self._decide(model, policy, reports, now)
         for name in set(self._known) - {model.name for model, _ in models}:
-            del self._known[name]
-            yield self._index.note_scaling(name, None)
+            yield self._rest(name)
         for slo in self._index.slos():
             yield self._note_windows(slo, reports, now)
 
@@ -95,14 +97,25 @@ class Scaler:
     def _decide(self, model: Model, policy: AutoscalingPolicy, reports: Reports, now: float) -> frozenset[Key]:
         pods = self._index.pods_of(model.name)
         known = self._recall(model)
-        self._learn(known, pods, now)
+        self._learn(known, pods, model.spec.startup_timeout, now)
         slo = self._index.slo(model.spec.slo_ref.name) if model.spec.slo_ref else None
         facts = self._facts(model, slo, pods, known.memory)
         known.demand = _with_pods(demand_of(model.name, reports, now), pods, _burn(slo, reports, now))
         decision = decide(policy.spec, facts, known.demand, now, known.memory)
         known.memory, known.reasons = decision.memory, decision.reasons
+        if model.spec.spot.policy != "Never":
+            known.loads = known.loads.noted(facts, known.demand, decision.replicas, now)
         record = self._record(known, policy)
-        return self._index.note_scaling(model.name, Scaling(decision.replicas, record))
+        return self._index.note_scaling(model.name, Scaling(decision.replicas, record, known.loads.values))
+
+    def _rest(self, name: str) -> frozenset[Key]:
+        """A Model that names no policy is forgotten; one whose policy is away keeps its number."""
+        model = self._index.model(name)
+        if model is not None and model.spec.autoscaling_policy_ref and model.metadata.uid == self._known[name].uid:
+            self._known[name].demand = None
+            return frozenset()
+        del self._known[name]
+        return self._index.note_scaling(name, None)
 
     def _recall(self, model: Model) -> _Known:
         known = self._known.get(model.name)
@@ -111,12 +124,12 @@ class Scaler:
             known = self._known[model.name] = _Known(model.metadata.uid, memory, record=model.status.autoscaling)
         return known
 
-    def _learn(self, known: _Known, pods: Iterable[PodFacts], now: float) -> None:
+    def _learn(self, known: _Known, pods: Iterable[PodFacts], longest_s: float, now: float) -> None:
         """Take the start of each pod that was seen starting and serves now."""
         pods = list(pods)
         for pod in pods:
             if pod.ready and pod.uid in known.starting and now > pod.created_at:
-                before, seen = known.memory.cold_start_s, now - pod.created_at
+                before, seen = known.memory.cold_start_s, _start_s(pod, longest_s, now)
                 learnt = seen if before is None else before + _LEARNING * (seen - before)
                 known.memory = replace(known.memory, cold_start_s=learnt)
         known.starting = frozenset(pod.uid for pod in pods if pod.live and not pod.ready)
@@ -131,7 +144,10 @@ class Scaler:
             ready=len(serving),
             speed=_with_cache(self._speed_of(model), serving),
             promise=promise(slo) if slo else None,
-            cold_start_s=self._cold_start_s if memory.cold_start_s is None else memory.cold_start_s,
+            cold_start_s=min(
+                self._cold_start_s if memory.cold_start_s is None else memory.cold_start_s,
+                spec.startup_timeout + NODE_S,
+            ),
         )
 
     def _record(self, known: _Known, policy: AutoscalingPolicy) -> ModelAutoscaling:
@@ -161,6 +177,12 @@ class Scaler:
         demands = (demand_of(model, reports, now) for model in self._index.models_under(slo.name))
         quiet = (demand.quiet_s for demand in demands if demand is not None)
         return min((seconds for seconds in quiet if seconds is not None), default=float("inf"))
+
+
+def _start_s(pod: PodFacts, longest_s: float, now: float) -> float:
+    """How long it took to start: adding a node belongs to it, hours without one do not."""
+    since = max(pod.scheduled_at, pod.created_at)
+    return min(now - since, longest_s) + min(since - pod.created_at, NODE_S)
 
 
 def _due(passed_s: float, quiet_s: float) -> bool:

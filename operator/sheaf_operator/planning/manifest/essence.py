@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, ZONE_ANNOTATION
+from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, STARTUP_ANNOTATION, ZONE_ANNOTATION
 from sheaf_operator.planning.manifest.wire import items, section
 
-KEPT = (SPOT_ANNOTATION, ZONE_ANNOTATION)
+KEPT = (SPOT_ANNOTATION, ZONE_ANNOTATION, STARTUP_ANNOTATION)
 _CONTAINERS = ("initContainers", "containers")
 
 

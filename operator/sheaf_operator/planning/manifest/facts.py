@@ -7,7 +7,7 @@ from typing import Any
 
 from sheaf_crds.agent_api import AgentState
 
-from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, ZONE_ANNOTATION
+from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, STARTUP_ANNOTATION, ZONE_ANNOTATION
 from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, ZONE_LABEL, spot_labels
 from sheaf_operator.planning.manifest.signals import node_notice, pod_notice
 from sheaf_operator.planning.manifest.troubles import STARTS_SLOWLY, Trouble, container_trouble, shorten
@@ -15,6 +15,7 @@ from sheaf_operator.planning.manifest.wire import count, items, parse_time, sect
 from sheaf_operator.planning.snapshot import Notice, Phase, PodFacts
 
 _PREEMPTION = re.compile(r"\.? (no new claims to deallocate, )?preemption: .*$")
+_NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 OLD_ZONE_LABEL = "failure-domain.beta.kubernetes.io/zone"
 _ENDED_MEND = {
     "Evicted": "give the pod larger requests and limits in the chart's resources, or the node more room",
@@ -83,7 +84,19 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
         spot=asked_spot or (node is not None and node.spot),
         agent=agent,
         notice=pod_notice(pod) or (node.notice if node else None),
+        scheduled_at=_scheduled_at(pod),
+        startup_limit=_seconds(text(section(metadata, "annotations"), STARTUP_ANNOTATION)),
     )
+
+
+def _scheduled_at(pod: Mapping[str, Any]) -> float:
+    scheduled = _condition(pod, "PodScheduled")
+    return parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else 0.0
+
+
+def _seconds(written: str) -> float:
+    """The number, or 0 of anything else that somebody wrote there."""
+    return float(written) if _NUMBER.fullmatch(written) else 0.0
 
 
 def _owner_uid(metadata: Mapping[str, Any]) -> str:

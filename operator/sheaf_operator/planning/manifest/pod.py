@@ -29,6 +29,7 @@ MANAGER_LABEL = "app.kubernetes.io/managed-by"
 CONFIG_ANNOTATION = "sheaf.dev/agent-config"
 SPOT_ANNOTATION = "sheaf.dev/spot"
 ZONE_ANNOTATION = "sheaf.dev/zone"
+STARTUP_ANNOTATION = "sheaf.dev/startup-seconds"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 GRACE = 15
 ROOM_FOR_DOWNLOADS = 16 * 2**30
@@ -96,6 +97,7 @@ def _metadata(name: str, template: PodTemplate, source: Weights, settings: PodSe
         CONFIG_ANNOTATION: config,
         SPOT_ANNOTATION: "true" if template.spot else "false",
         CONTAINER_ANNOTATION: containers.ENGINE,
+        STARTUP_ANNOTATION: str(template.spec.startup_timeout),
         **({ZONE_ANNOTATION: zone} if zone else {}),
     }
     return {

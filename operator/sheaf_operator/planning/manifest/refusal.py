@@ -1,11 +1,11 @@
-"""Why no pod can be made of a Model on this installation, where it names what the settings do not know."""
+"""Why no pod can be made of a Model on this installation, or none that heeds all of it, given its settings."""
 
 from dataclasses import dataclass
 
 from sheaf_crds import ModelSpec
 from sheaf_crds.rules.model import OWNED_FLAGS
 
-from sheaf_operator.planning.manifest.accelerators import first, wanted
+from sheaf_operator.planning.manifest.accelerators import alternatives, first, wanted
 from sheaf_operator.planning.manifest.settings import PodSettings
 from sheaf_operator.planning.manifest.source import file_root
 
@@ -35,6 +35,22 @@ def refusal(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
         or _file_outside(spec, settings)
         or _no_image(spec, settings)
     )
+
+
+def disregard(spec: ModelSpec, settings: PodSettings) -> Refusal | None:
+    """Which accelerators of a spec that is not refused its pods never ask for; None where each counts.
+
+    Accelerators are alternatives of one and the same pod, whose containers are those of the first.
+    """
+    kept = alternatives(spec, settings)
+    lost = [f"{one.count} {one.type}" for one in wanted(spec, settings) if one not in kept]
+    if not lost:
+        return None
+    said = (
+        f"{', '.join(lost)}: no alternative to {kept[0].count} {kept[0].type}, because a pod for it would have another"
+    )
+    mend = "remove it from spec.accelerators, or declare a Model of its own for it"
+    return Refusal("AcceleratorDisregarded", f"{said} count, resource, runtime class, image or environment; {mend}")
 
 
 def _abbreviated_argument(spec: ModelSpec) -> Refusal | None:

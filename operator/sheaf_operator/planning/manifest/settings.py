@@ -11,29 +11,34 @@ import re
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
-from sheaf_crds.base import ApiType, Name, Size
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from sheaf_crds.base import ApiType, Size, Subdomain
 
-QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|e[0-9]+)?$")
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|e[0-9]+)?$"
+FOLDER_PATTERN = r"^(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))+/*$"
 UID = 65532
 
 
 def _quantity(value: object) -> str:
     text = str(value)
-    if not QUANTITY.fullmatch(text):
+    if not re.fullmatch(QUANTITY_PATTERN, text):
         raise ValueError(f"{text!r} is not a quantity; write a number with a unit, such as 500m, 2 or 4Gi")
     return text
 
 
 def _folder(value: object) -> str:
-    text = str(value).rstrip("/")
-    if not text.startswith("/") or {"", ".", ".."} & set(text.split("/")[1:]):
+    text = str(value)
+    if not re.fullmatch(FOLDER_PATTERN, text):
         raise ValueError(f"{value!r} is not an absolute folder below the root; write it without '.' and '..'")
-    return text
+    return text.rstrip("/")
 
 
-Quantity = Annotated[str, BeforeValidator(_quantity)]
-Folder = Annotated[str, BeforeValidator(_folder)]
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity),
+    WithJsonSchema({"type": ["string", "number"], "pattern": QUANTITY_PATTERN, "minimum": 0}),
+]
+Folder = Annotated[str, BeforeValidator(_folder), WithJsonSchema({"type": "string", "pattern": FOLDER_PATTERN})]
 Image = Annotated[str, Field(max_length=1024, pattern=r"^[!-~]*$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+/?$", max_length=2048)]
 
@@ -86,7 +91,7 @@ class Images(ApiType):
     engine: Image = Field(default="", description="vLLM for accelerators.")
     engine_cpu: Image = Field(default="", description="vLLM for CPU; the default is `engine`.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(default="IfNotPresent", description="When to pull.")
-    pull_secrets: tuple[Name, ...] = Field(default=(), description="Secrets with the registry's credentials.")
+    pull_secrets: tuple[Subdomain, ...] = Field(default=(), description="Secrets with the registry's credentials.")
 
 
 class AcceleratorSettings(ApiType):
@@ -116,6 +121,13 @@ class EngineResources(ApiType):
 class ModelCache(ApiType):
     """Where fetched models are kept."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"type": {"const": "Claim"}}, "required": ["type"]},
+            "then": {"properties": {"claim": {"minLength": 1}}, "required": ["claim"]},
+        }
+    )
+
     type: Literal["EmptyDir", "HostPath", "Claim"] = Field(
         default="EmptyDir",
         description="EmptyDir: of the pod alone. HostPath: shared by the pods of a node; uid 65532 must be able to "
@@ -141,7 +153,7 @@ class AdapterCache(ApiType):
 class S3Access(ApiType):
     """How s3:// sources are read."""
 
-    secret: Name | None = Field(
+    secret: Subdomain | None = Field(
         default=None,
         description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if there is one); "
         "default: the identity of the pod.",
@@ -153,7 +165,7 @@ class S3Access(ApiType):
 class HubAccess(ApiType):
     """How hf:// sources are read."""
 
-    secret: Name | None = Field(default=None, description="Secret with the hub's token; default: no token.")
+    secret: Subdomain | None = Field(default=None, description="Secret with the hub's token; default: no token.")
     key: str = Field(default="token", min_length=1, max_length=253, description="Key of the token in the Secret.")
     endpoint: Url | None = Field(default=None, description="Model hub other than the library's default.")
 
@@ -171,7 +183,7 @@ class PodSettings(ApiType):
     """What an installation knows that a Model does not say; see the module."""
 
     images: Images = Field(description="Container images.")
-    agent_token_secret: Name = Field(description="Secret whose key `token` operator, gateway and agents share.")
+    agent_token_secret: Subdomain = Field(description="Secret whose key `token` operator, gateway and agents share.")
     python: str = Field(default="python3", min_length=1, description="Interpreter in vLLM's image.")
     agent_python: str = Field(default="python", min_length=1, description="Interpreter in the agent's image.")
     accelerators: dict[str, AcceleratorSettings] = Field(

@@ -11,7 +11,7 @@ from sheaf_operator.planning.manifest.wire import count, items, section, text
 LONGEST = 600
 STARTS_SLOWLY = 60.0
 _ERROR = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception|Interrupt)\b: .+")
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]+")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]+")
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable",
                    "ImageInspectError", "SignatureValidationFailed"})  # fmt: skip
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -70,9 +70,13 @@ def named_error(message: str) -> str:
     return next((match[0] for match in matches if match), "")
 
 
+def clean(line: str) -> str:
+    """A line of somebody's output, fit for conditions and terminals: no control sequences, and short."""
+    return shorten(" ".join(_CONTROL.sub(" ", line).split()).removeprefix("error: "))
+
+
 def _lines(message: str) -> list[str]:
-    lines = (" ".join(_CONTROL.sub(" ", line).split()) for line in message.splitlines())
-    return [shorten(line.removeprefix("error: ")) for line in lines if line]
+    return [line for line in map(clean, message.splitlines()) if line]
 
 
 def shorten(message: str) -> str:

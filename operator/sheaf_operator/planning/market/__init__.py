@@ -1,5 +1,6 @@
 """Where replicas run and what stands in for them: zones, spot and on-demand capacity, what is remembered of them."""
 
+from sheaf_operator.planning.market.ages import hazard
 from sheaf_operator.planning.market.estimates import Estimate, estimate
 from sheaf_operator.planning.market.memory import Sighting, ZoneRecord, remember
 from sheaf_operator.planning.market.policy import decide
@@ -17,5 +18,6 @@ __all__ = [
     "ZoneRecord",
     "decide",
     "estimate",
+    "hazard",
     "remember",
 ]

@@ -8,6 +8,7 @@ After capacity was missed somewhere, its return is an exponential wait.
 from dataclasses import dataclass
 from math import exp
 
+from sheaf_operator.planning.market.ages import HIGHEST_RATE, LOWEST_RATE
 from sheaf_operator.planning.market.memory import ZoneRecord
 
 PRIOR_LOSSES = 1.0
@@ -15,13 +16,12 @@ PRIOR_HOURS = 6.0
 PRIOR_PLACED = 2.0
 PRIOR_REFUSED = 1.0
 RECOVERY = 1800.0
-LOWEST_RATE, HIGHEST_RATE = 1 / 720.0, 12.0
 LEAST_CHANCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Losses an hour of a pod held there, from 1/720 to 12, and the chance of capacity now, from 0.02 to 1."""
+    """Losses an hour of a pod of typical age, from 1/720 to 12, and the chance of capacity now, from 0.02 to 1."""
 
     losses_per_hour: float
     chance: float
@@ -32,7 +32,7 @@ def estimate(record: ZoneRecord, live_hours: float, live: int, now: float) -> Es
 
     Args:
         record: what is remembered of it.
-        live_hours: hours that pods held there now have lived.
+        live_hours: exposure of the pods held there now.
         live: how many those are.
         now: Unix seconds.
     """

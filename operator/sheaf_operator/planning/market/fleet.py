@@ -21,7 +21,13 @@ LOSSES = frozenset({
 
 
 def capacity(
-    model: Model, terms: Terms, replicas: int, pods: Sequence[PodFacts], hashes: tuple[str, str], now: float
+    model: Model,
+    terms: Terms,
+    replicas: int,
+    pods: Sequence[PodFacts],
+    hashes: tuple[str, str],
+    now: float,
+    loads: tuple[float, ...] = (),
 ) -> Decision:
     """How many pods of each sort the Model should have, and where.
 
@@ -32,11 +38,13 @@ def capacity(
         pods: every pod of the Model.
         hashes: template hashes of on-demand and of spot pods that are wanted now.
         now: Unix seconds.
+        loads: replicas' worth of requests in each of the last minutes, as far as they are known.
     """
     spec = model.spec.spot
     held = tuple(_held(pod, hashes[1]) for pod in pods if pod.live and pod.template_hash in hashes)
     records = records_of(remembered(model, pods, (), now))
-    return decide(Ask(spec.policy, replicas, spec.on_demand_floor, spec.over_provision, held, records, terms, now))
+    floor, spares = spec.on_demand_floor, spec.over_provision
+    return decide(Ask(spec.policy, replicas, floor, spares, held, records, terms, now, loads))
 
 
 def again_times(pods: Iterable[PodFacts], spot_hash: str, terms: Terms, now: float) -> list[float]:

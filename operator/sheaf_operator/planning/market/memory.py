@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sheaf_operator.planning.market.ages import exposure
+
 HALF_LIFE = 48 * 3600.0
 MOST_ZONES = 64
 MOST_COUNTED = 64
@@ -23,7 +25,7 @@ class ZoneRecord:
 
     Attributes:
         losses: pods taken there, fading.
-        hours: pod hours on spot there that are over, fading.
+        hours: exposure of pods on spot there that are over (hours by the danger of their age), fading.
         placed: pods that found capacity there and are gone, fading.
         refused: pods that found none, fading.
         updated: when the counts were right (Unix seconds).
@@ -87,7 +89,7 @@ def _with(record: ZoneRecord, sighting: Sighting, seen: frozenset[str]) -> ZoneR
     return replace(
         now,
         losses=now.losses + (sighting.fate == "Lost"),
-        hours=now.hours + (0.0 if refused else max(0.0, sighting.hours)),
+        hours=now.hours + (0.0 if refused else exposure(sighting.hours)),
         placed=now.placed + (not refused),
         refused=now.refused + refused,
         empty_at=max(now.empty_at, sighting.at) if missed else now.empty_at,

@@ -7,9 +7,11 @@ SpotHedge fixes by count is weighed here by what it costs in the long run (renew
     cost of a zone an hour = price + losses an hour * (price * cold start + shortfall while the replacement starts
                              + price on demand * expected search for capacity)
 
-A zone that costs more than on-demand capacity, though insured by a spare, is not used. A spare is held where the
-shortfall that it prevents costs more than it does. On-demand stands in for pods that have no node, not for those that
-are starting, because it would start no sooner; and stays until they serve. Where prices are not known, zones go by
+A zone that costs more than on-demand capacity, though insured by a spare, is not used. Shortfall is the load, in
+replicas' worth, that is expected to find no replica: over the loads of the last hour, and over what the market may take
+while replacements start. A spare is held, and on-demand stands in, where the shortfall that the pod prevents costs more
+than the pod; what is there stays down to half of that. On-demand stands in for pods that have no node, not for those
+that are starting, because it would start no sooner; and stays until they serve. Where prices are not known, zones go by
 counts (fewest of our pods, then fewest losses), spares are those declared, and stand-ins those of pods that have
 looked for a node in vain.
 """
@@ -17,12 +19,15 @@ looked for a node in vain.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sheaf_operator.planning.market.estimates import LEAST_CHANCE, Estimate, estimate
+from sheaf_operator.planning.market.ages import exposure, hazard
+from sheaf_operator.planning.market.estimates import LEAST_CHANCE, PRIOR_HOURS, PRIOR_LOSSES, Estimate, estimate
 from sheaf_operator.planning.market.memory import ZoneRecord
+from sheaf_operator.planning.market.shortfall import Group, expected, unserved
 from sheaf_operator.planning.market.values import HOUR, Ask, Decision, Held, Move
 
 MOST_SPARES = 3
 KEEP = 0.5
+USUAL_LOSSES = PRIOR_LOSSES / PRIOR_HOURS
 HOPEFUL = 0.5
 
 
@@ -34,6 +39,8 @@ class _View:
     estimates: dict[str, Estimate]
     held: dict[str, int]
     cheapest: float
+    beyond: tuple[float, ...]
+    ages: dict[str, float]
 
     def rate(self, zone: str, more: int = 0, spares: int = 0) -> float:
         """Expected money an hour of one pod more there, beside `more` others that are to come."""
@@ -62,9 +69,19 @@ class _View:
 
     def harm(self, missing: int) -> float:
         """Replicas' worth of requests whose promise is broken while so many pods are missing."""
-        ask = self.ask
-        slack = ask.terms.headroom * ask.replicas if ask.slack is None else ask.slack
-        return max(0.0, missing - slack)
+        return self.beyond[min(max(0, self.ask.replicas - missing), len(self.beyond) - 1)]
+
+    def away(self, zone: str) -> float:
+        """For what share of the time a pod there is lost and not replaced yet, as old as the oldest of ours is."""
+        known = self.estimates.get(zone)
+        rate = hazard(known.losses_per_hour if known else USUAL_LOSSES, self.ages.get(zone, 0.0))
+        return min(1.0, rate * self.ask.terms.cold_start / HOUR)
+
+    def cost(self, firm: int, zones: Sequence[str]) -> float:
+        """Money an hour that the expected shortfall costs, with `firm` pods on demand and one on spot in each zone that
+        is named, as often as it is."""
+        groups = [Group(zones.count(zone), self.away(zone)) for zone in dict.fromkeys(zones)]
+        return expected(self.beyond, firm, groups) * self.ask.terms.shortfall * (self.ask.terms.on_demand or 0.0)
 
 
 def decide(ask: Ask) -> Decision:
@@ -73,12 +90,12 @@ def decide(ask: Ask) -> Decision:
         return Decision(ask.replicas, 0)
     view = _view(ask)
     spot = [pod for pod in ask.pods if pod.spot]
-    spares, firm = _spares(view, spot)
+    spares = _spares(view, spot)
     zones = _zones(view)
     target = _target(view, zones, spot, spares)
     missing = max(0, target - len(spot))
     places = _pick(view, zones, missing, spares) if zones else ("",) * missing
-    stand_ins = _stand_ins(view, spot, places, firm)
+    stand_ins = _stand_ins(view, spot, places)
     reasons = _reasons(view, spares, stand_ins, places)
     return Decision(ask.base + stand_ins, target, stand_ins, spares, places, _moves(view, zones, spot), reasons)
 
@@ -91,50 +108,50 @@ def waiting_in_vain(pod: Held, ask: Ask) -> bool:
 def _view(ask: Ask) -> _View:
     hours: dict[str, float] = {}
     held: dict[str, int] = {}
+    ages: dict[str, float] = {}
     for pod in ask.pods:
         if pod.spot and pod.stage != "Waiting":
+            ages[pod.zone] = max(ages.get(pod.zone, 0.0), (ask.now - pod.since) / HOUR)
             held[pod.zone] = held.get(pod.zone, 0) + 1
-            hours[pod.zone] = hours.get(pod.zone, 0.0) + max(0.0, ask.now - pod.since) / HOUR
+            hours[pod.zone] = hours.get(pod.zone, 0.0) + exposure((ask.now - pod.since) / HOUR)
     vain = {pod.zone for pod in ask.pods if pod.spot and waiting_in_vain(pod, ask)}
     estimates = {
         zone: Estimate(found.losses_per_hour, LEAST_CHANCE) if zone in vain else found
         for zone in ask.terms.zones
         for found in (_estimate(ask, zone, hours.get(zone, 0.0), held.get(zone, 0)),)
     }
-    return _View(ask, estimates, held, min(map(ask.terms.price, estimates), default=0.0))
+    cheapest = min(map(ask.terms.price, estimates), default=0.0)
+    return _View(ask, estimates, held, cheapest, unserved(ask.busy, ask.replicas + MOST_SPARES), ages)
 
 
 def _estimate(ask: Ask, zone: str, hours: float, live: int) -> Estimate:
     return estimate(ask.records.get(zone, ZoneRecord(zone)), hours, live, ask.now)
 
 
-def _spares(view: _View, spot: Sequence[Held]) -> tuple[int, int]:
-    """Pods beyond those wanted, and how many of them are worth their price on demand too.
-
-    As many as declared, else as many as cost less than the shortfall that they prevent.
-    """
+def _spares(view: _View, spot: Sequence[Held]) -> int:
+    """Pods beyond those wanted: as many as declared, else as many as cost less than the shortfall that they prevent."""
     ask = view.ask
     if ask.spare is not None:
-        return min(ask.spare, ask.needed), 0
+        return min(ask.spare, ask.needed)
     if not ask.terms.priced or not view.estimates:
-        return 0, 0
-    spares = firm = 0
+        return 0
+    zones = _crowd(view, spot, ask.needed + MOST_SPARES)
+    spares = 0
     for count in range(1, min(MOST_SPARES, ask.needed) + 1):
-        value = _prevented(view, count) / (KEEP if len(spot) - ask.needed >= count else 1.0)
-        spares += value >= view.cheapest
-        firm += ask.policy != "Required" and value >= (ask.terms.on_demand or 0.0)
-    return spares, firm
+        more = ask.needed + count
+        value = view.cost(ask.base, zones[: more - 1]) - view.cost(ask.base, zones[:more])
+        if value < view.cheapest * (KEEP if len(spot) >= more else 1.0):
+            break
+        spares = count
+    return spares
 
 
-def _prevented(view: _View, count: int) -> float:
-    """Money an hour of shortfall that the last of so many spares prevents."""
-    terms = view.ask.terms
-    prevented = sum(
-        found.losses_per_hour * (view.harm(held - count + 1) - view.harm(held - count))
-        for zone, found in view.estimates.items()
-        if (held := view.held.get(zone, 0)) >= count
-    )
-    return prevented * terms.shortfall * (terms.on_demand or 0.0) * terms.cold_start / HOUR
+def _crowd(view: _View, spot: Sequence[Held], count: int) -> list[str]:
+    """Zones of so many pods: those that are there, the safest first, then more as they would be placed."""
+    found = sorted((pod.zone for pod in spot if pod.stage != "Waiting"), key=lambda zone: (view.away(zone), zone))
+    while len(found) < count:
+        found.append(min(view.estimates, key=lambda zone: (found.count(zone), view.away(zone))))
+    return found
 
 
 def _target(view: _View, zones: Sequence[str], spot: Sequence[Held], spares: int) -> int:
@@ -177,19 +194,33 @@ def _order(view: _View, zone: str, more: int, spares: int) -> tuple[float, ...]:
     return found.chance < HOPEFUL, view.held.get(zone, 0) + more, found.losses_per_hour
 
 
-def _stand_ins(view: _View, spot: Sequence[Held], places: Sequence[str], firm: int) -> int:
+def _stand_ins(view: _View, spot: Sequence[Held], places: Sequence[str]) -> int:
     """On-demand pods for spot that has no node; those that are there stay until spot serves."""
     ask = view.ask
     if ask.policy == "Required":
         return 0
-    needed = ask.needed + firm
-    gap = max(0, needed - sum(pod.stage == "Ready" for pod in spot))
-    with_node = sum(pod.stage != "Waiting" for pod in spot)
-    hopeful = sum(not _hopeless(view, pod) for pod in spot if pod.stage == "Waiting")
-    hopeful += sum(not zone or view.estimates[zone].chance >= HOPEFUL for zone in places)
-    uncovered = needed - with_node - hopeful
+    target = max(ask.needed, len(spot) + len(places)) if ask.spare is None else ask.needed
+    gap = max(0, target - sum(pod.stage == "Ready" for pod in spot))
+    nodes = [pod.zone for pod in spot if pod.stage != "Waiting"]
+    hopeful = [pod.zone for pod in spot if pod.stage == "Waiting" and not _hopeless(view, pod)]
+    hopeful += [zone for zone in places if not zone or view.estimates[zone].chance >= HOPEFUL]
     there = sum(not pod.spot for pod in ask.pods) - ask.base
-    return max(0, min(max(uncovered, there), gap))
+    uncovered = target - len(nodes) - len(hopeful)
+    if not ask.terms.priced:
+        return max(0, min(max(uncovered, there), gap))
+    begun = _worth(view, [*nodes, *hopeful], uncovered, 1.0)
+    kept = _worth(view, [pod.zone for pod in spot if pod.stage == "Ready"], min(there, gap), KEEP)
+    return max(0, min(max(begun, kept), gap))
+
+
+def _worth(view: _View, zones: Sequence[str], most: int, factor: float) -> int:
+    """On-demand pods beside spot in these zones that cost less than the shortfall that they prevent."""
+    ask = view.ask
+    price = (ask.terms.on_demand or 0.0) * factor
+    count = 0
+    while count < most and view.cost(ask.base + count, zones) - view.cost(ask.base + count + 1, zones) >= price:
+        count += 1
+    return count
 
 
 def _hopeless(view: _View, pod: Held) -> bool:

@@ -9,7 +9,7 @@ from sheaf_crds.base import Duration
 from sheaf_operator.planning.market.values import HOUR, SHORTFALL, Terms
 
 ZONE_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-BATCH_SHORTFALL = 5.0
+BATCH_SHORTFALL = 2.0
 
 Zone = Annotated[str, Field(pattern=ZONE_PATTERN, min_length=1, max_length=63)]
 Money = Annotated[float, Field(ge=0.0, le=1e6)]
@@ -40,8 +40,8 @@ class MarketSettings(ApiType):
         default=SHORTFALL,
         ge=0.0,
         le=1e6,
-        description="What an hour without one replica costs, in hours of an on-demand replica: 100 gives up a replica "
-        "for a thousandth of its time where that saves a tenth of its price.",
+        description="What an hour of one replica's load without a replica costs, in hours of an on-demand replica: 100 "
+        "gives up a thousandth of the load where that saves a tenth of a replica's price.",
     )
     batch_shortfall: float = Field(
         default=BATCH_SHORTFALL, ge=0.0, le=1e6, description="The same for Models whose SLO is of the class Batch."

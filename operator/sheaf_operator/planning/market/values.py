@@ -7,7 +7,7 @@ from typing import Literal
 from sheaf_operator.planning.market.memory import ZoneRecord
 
 HOUR = 3600.0
-SHORTFALL = 100.0
+SHORTFALL = 350.0
 
 Policy = Literal["Never", "Preferred", "Required"]
 Stage = Literal["Ready", "Starting", "Waiting"]
@@ -72,8 +72,8 @@ class Ask:
         records: what is remembered of zones, by name.
         terms: the market.
         now: Unix seconds.
-        slack: replicas that can be missing for the length of a cold start before a promise is broken, by the load of
-            late; None: nobody knows, and the terms' headroom counts.
+        loads: replicas that requests kept busy in each of the last minutes; none: nobody knows, and all wanted replicas
+            are taken for busy but for the terms' headroom.
     """
 
     policy: Policy
@@ -84,7 +84,12 @@ class Ask:
     records: Mapping[str, ZoneRecord]
     terms: Terms
     now: float
-    slack: float | None = None
+    loads: tuple[float, ...] = ()
+
+    @property
+    def busy(self) -> tuple[float, ...]:
+        """Loads as they are known, or supposed."""
+        return self.loads or (self.replicas * (1.0 - self.terms.headroom),)
 
     @property
     def base(self) -> int:

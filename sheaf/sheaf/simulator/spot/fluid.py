@@ -142,11 +142,11 @@ class Pool:
         """Replicas wanted now."""
         return self._demand.at(self.now)
 
-    def peak(self, seconds: float) -> float:
-        """Replicas that the highest rate of the last so many seconds kept busy, of whole minutes that are over."""
+    def loads(self, seconds: float) -> tuple[float, ...]:
+        """Replicas that requests kept busy in each of the last minutes that are over, within so many seconds."""
         last = int(self.now / BIN_S)
         rates = self._demand.rates[max(0, last - int(seconds / BIN_S)) : last] or self._demand.rates[:1]
-        return max(rates) / self._demand.capacity
+        return tuple(rate / self._demand.capacity for rate in rates)
 
     def launch(self, zone: str | None) -> Replica:
         """Ask for a replica: on spot in a zone, on demand where that is None, which never fails."""

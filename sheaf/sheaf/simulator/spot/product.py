@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from sheaf_operator.planning.market import SHORTFALL, Ask, Held, Sighting, Terms, ZoneRecord, decide, estimate, remember
+from sheaf_operator.planning.market import (
+    SHORTFALL,
+    Ask,
+    Held,
+    Sighting,
+    Terms,
+    ZoneRecord,
+    decide,
+    estimate,
+    hazard,
+    remember,
+)
 from sheaf_operator.planning.market.memory import Fate
 from sheaf_operator.planning.market.values import Stage
 
 from sheaf.simulator.spot.fluid import Pool, Replica
 
 AGAIN_S = 300.0
-PEAK_S = 1800.0
+LOADS_S = 3600.0
 
 
 class Sheaf:
@@ -67,8 +78,8 @@ class Sheaf:
         held = tuple(
             Held(str(one.number), one.spot, one.zone, _stage(one), one.created) for one in pool.replicas.values()
         )
-        slack = wanted - pool.peak(PEAK_S)
-        return Ask("Preferred", wanted, self._floor, self._spare, held, self.records, terms, pool.now, slack)
+        loads = pool.loads(LOADS_S)
+        return Ask("Preferred", wanted, self._floor, self._spare, held, self.records, terms, pool.now, loads)
 
     def _trim(self, pool: Pool, count: int, *, spot: bool) -> None:
         """End what is too many: what does not serve, then where losses are likeliest, then the youngest."""
@@ -83,7 +94,8 @@ class Sheaf:
     def _risk(self, replica: Replica, now: float) -> float:
         if not replica.spot:
             return 0.0
-        return estimate(self.records.get(replica.zone, ZoneRecord(replica.zone)), 0.0, 0, now).losses_per_hour
+        found = estimate(self.records.get(replica.zone, ZoneRecord(replica.zone)), 0.0, 0, now)
+        return hazard(found.losses_per_hour, (now - replica.created) / 3600.0)
 
     def _note(self, pool: Pool, replica: Replica, fate: Fate) -> None:
         if replica.number in pool.replicas:

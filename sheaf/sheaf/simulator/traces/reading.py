@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +164,10 @@ def _counts(fields: dict[str, str]) -> dict[str, Any]:
 
 def _moment(text: str) -> float:
     try:
-        return datetime.fromisoformat(text[:26] if "." in text else text).timestamp()
+        moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise _BadLineError(f"TIMESTAMP is {text[:40]!r}", "write it as 2023-11-16 18:15:46.6805900") from None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 class Own:

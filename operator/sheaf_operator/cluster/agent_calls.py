@@ -1,5 +1,6 @@
 """Calls to the agents in the pods (wire types: sheaf_crds.agent_api), over one bounded HTTP session."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,10 @@ class AgentCalls:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the session."""
         await self._http.close()
 
     async def state(self, address: str, after: int, wait: float) -> AgentState:
@@ -56,6 +61,13 @@ class AgentCalls:
         """Let it admit nothing new and finish within so many seconds."""
         body = Drain(deadline=seconds, reason=reason[:1024]).model_dump_json(by_alias=True).encode()
         return _state(await self._call("POST", f"{address}/v1/drain", body=body))
+
+    async def answers(self, url: str) -> bool:
+        """Whether the agent says there that all is well; not where it says anything else, or nothing."""
+        with contextlib.suppress(AgentError):
+            await self._call("GET", url)
+            return True
+        return False
 
     async def _call(
         self,

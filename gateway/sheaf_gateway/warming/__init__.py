@@ -1,0 +1,1 @@
+"""What a pod's replacement is warmed with: remembered, chosen and rewritten. Pure."""
