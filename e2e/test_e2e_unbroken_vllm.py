@@ -90,7 +90,10 @@ async def over_vllm(fleet: VllmFleet) -> None:
         f"{len(broken)} broken; {len(wrong)} requests differ from the undisturbed run, {len(unstable)} differ among "
         f"{len(alone)} undisturbed runs, stable ones that differ: {len(wrong - unstable)}"
     )
-    assert broken == [], [said.problem for said in broken][:3]
+    assert broken == [], (
+        fleet.why_not()[-len(broken) :],
+        [(round(said.seconds), round(said.silence)) for said in broken],
+    )
     assert wrong <= unstable, [
         parting(alone[0][n], said) for n, said in disturbed if n in wrong - unstable and said.whole
     ]

@@ -162,6 +162,12 @@ class VllmFleet:
         lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         return [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
 
+    def why_not(self) -> list[str]:
+        """What the gateway says of streams that it did not continue."""
+        return [
+            line for line in (self.folder / "gateway.log").read_text().splitlines() if "stream_not_continued" in line
+        ]
+
     def busiest(self) -> tuple[Pod, int]:
         """The pod that most streams come from, and how many: after a fault that is another one than before."""
         lines = self.lines("sheaf_gateway_pod_in_flight")
