@@ -86,13 +86,13 @@ async def test_workers_of_a_room_know_of_each_others_requests(start):
     await until(lambda: other.core.told == 0)
 
 
-async def test_news_arrive_within_milliseconds(start):
+async def test_news_do_not_wait_for_the_next_beat(start, monkeypatch):
     one, other = await start("w0"), await start("w1")
     await until(lambda: one.hearing.peers and other.hearing.peers)
-    began = time.perf_counter()
+    monkeypatch.setattr(module, "BEAT_S", 60.0)
+    await asyncio.sleep(0.1)
     one.core.send()
     await until(lambda: other.core.told == 1)
-    assert time.perf_counter() - began < 0.5
 
 
 async def test_a_worker_that_comes_later_is_told_what_is_under_way(start):
@@ -241,11 +241,10 @@ async def test_datagrams_that_do_not_fit_are_dropped_and_never_waited_for(closin
     closing.callback(deaf.close)
     deaf.bind(str(room / "b.gossip"))
     sender.look()
-    before, began = fill(), time.perf_counter()
+    before = fill()
     for _ in range(5_000):
         sender.send(b"x" * 1_000)
     assert fill() > before
-    assert time.perf_counter() - began < 2.0
     assert sender.targets
 
 

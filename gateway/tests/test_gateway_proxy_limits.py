@@ -132,14 +132,12 @@ async def test_a_client_that_does_not_read_a_finished_response_is_closed_too(sta
 
 
 async def test_a_refused_client_that_goes_on_sending_is_cut_off(start_server, connect, recorder):
-    limits = replace(QUICK, linger_s=1.5, max_discarded=200_000, max_body=10)
+    limits = replace(QUICK, linger_s=60.0, max_discarded=200_000, max_body=10)
     server = await start_server(recorder, limits)
     client = await connect(server)
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999\r\n\r\n")
     assert (await client.reply()).status == 413
-    begin = time.monotonic()
-    await asyncio.wait_for(drip(client, b"x" * 50_000, 0), 1.0)
-    assert time.monotonic() - begin < 1.0
+    await asyncio.wait_for(drip(client, b"x" * 50_000, 0), LOADED_S)
     assert recorder.seen == []
 
 
@@ -208,7 +206,7 @@ async def test_a_body_counts_until_its_request_is_answered(start_server, connect
 
 
 async def test_hundreds_of_slow_clients_are_closed_in_time_while_service_continues(start_server, connect, recorder):
-    server = await start_server(recorder, replace(QUICK, header_s=0.4, keep_alive_s=5.0))
+    server = await start_server(recorder, replace(QUICK, header_s=0.4, keep_alive_s=60.0))
     good = await connect(server)
     await good.send(GET)
     await good.reply()
@@ -221,7 +219,7 @@ async def test_hundreds_of_slow_clients_are_closed_in_time_while_service_continu
         await good.send(GET)
         assert (await good.reply()).status == 200
         served += 1
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < LOADED_S
     assert served > 10
     for client in slow:
         client.writer.transport.abort()

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +148,4 @@ def test_what_a_child_says_cannot_steer_the_terminal() -> None:
 async def test_stopping_what_has_ended_is_no_error(tmp_path: Path) -> None:
     process = await start(tmp_path, "pass")
     await process.wait()
-    began = time.monotonic()
-    assert (await process.stop(grace=5.0)).code == 0
-    assert time.monotonic() - began < 1.0
+    assert (await asyncio.wait_for(process.stop(grace=60.0), 5.0)).code == 0
