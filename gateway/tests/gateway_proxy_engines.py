@@ -6,7 +6,7 @@ from sheaf_gateway.proxy import Timeouts, request_head
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-QUICK = Timeouts(connect_s=0.2, first_byte_s=0.2, idle_s=0.2)
+QUICK = Timeouts(connect_s=5.0, first_byte_s=0.2, idle_s=0.2)
 
 
 def answering(*answers, then_close=False):

@@ -174,6 +174,8 @@ def test_the_plug_in_is_told_what_was_spoken_and_what_must_come():
     assert asked["vllm_xargs"] == {"sheaf_spoken": 30 - asked["max_tokens"]}
     found = decided(part, {**hot, "stop": "long stop"}, Facts(2048, plugin=True))
     assert json.loads(found.body)["vllm_xargs"]["sheaf_forced"] == list(found.replay)
+    tied = decided(part, {**LONG, "temperature": 0, "stop": "long stop"}, Facts(2048, plugin=True))
+    assert json.loads(tied.body)["vllm_xargs"] == {"sheaf_forced": list(tied.replay)}
     seeded = {**hot, "seed": 4, "vllm_xargs": {"mine": 1}}
     found = decided(part, seeded, Facts(2048, plugin=True))
     assert json.loads(found.body)["vllm_xargs"] == {"mine": 1, "sheaf_forced": list(found.replay)}

@@ -4,7 +4,7 @@ import asyncio
 
 import httptools
 import pytest
-from gateway_proxy_engines import QUICK, Ear, read_request, send
+from gateway_proxy_engines import Ear, read_request, send
 from hypothesis import given
 from hypothesis import strategies as st
 from sheaf_gateway.proxy.again import AnswerReader
@@ -145,7 +145,7 @@ async def test_a_connection_reads_the_same_answer_again_and_then_another(start_e
             await read_request(reader)
             writer.write(answer)
 
-    endpoint, pool, heard = await start_engine(script), make_pool(QUICK), []
+    endpoint, pool, heard = await start_engine(script), make_pool(), []
 
     class Whole(Ear):
         def on_whole(self, head, body):
@@ -168,7 +168,7 @@ async def test_what_follows_a_known_answer_ends_its_connection(start_engine, mak
         closed.set()
 
     closed = asyncio.Event()
-    endpoint, pool = await start_engine(script), make_pool(QUICK)
+    endpoint, pool = await start_engine(script), make_pool()
 
     class Whole(Ear):
         def on_whole(self, head, body):

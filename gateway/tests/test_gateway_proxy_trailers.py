@@ -1,13 +1,13 @@
 """Trailers of an engine are dropped, and bounded like its head."""
 
 import pytest
-from gateway_proxy_engines import CHUNKED, QUICK, Ear, answering, send
+from gateway_proxy_engines import CHUNKED, Ear, answering, send
 from sheaf_gateway.proxy import BadResponse, PoolLimits
 
 
 async def test_a_trailer_never_becomes_a_header(start_engine, make_pool):
     endpoint = await start_engine(answering(CHUNKED + b"2\r\nok\r\n0\r\nSet-Cookie: a=b\r\n\r\n"))
-    pool, heads = make_pool(QUICK), []
+    pool, heads = make_pool(), []
 
     class Whole(Ear):
         def on_whole(self, head, body):
@@ -28,7 +28,7 @@ async def test_endless_trailers_are_broken_off(start_engine, make_pool, parts):
     size = len(more) // parts
     pieces = [b"".join(more[start : start + size]) for start in range(0, len(more), size)]
     endpoint = await start_engine(answering([CHUNKED + b"2\r\nok\r\n0\r\n", *pieces]))
-    pool, ear = make_pool(QUICK, PoolLimits(max_head=8_192, tick_s=0.01)), Ear()
+    pool, ear = make_pool(limits=PoolLimits(max_head=8_192, tick_s=0.01)), Ear()
     send(pool, endpoint, ear)
     await ear.over.wait()
     assert ear.heard[:2] == [200, b"ok"]

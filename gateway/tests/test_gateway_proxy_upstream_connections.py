@@ -42,7 +42,7 @@ async def test_an_engine_that_does_not_accept_times_out(make_pool):
             one.setblocking(False)
             one.connect_ex(bound.getsockname())
         with pytest.raises(ConnectTimeout):
-            await fetch(make_pool(QUICK), Endpoint(*bound.getsockname()))
+            await fetch(make_pool(Timeouts(connect_s=0.2)), Endpoint(*bound.getsockname()))
         for one in filling:
             one.close()
 
@@ -83,8 +83,9 @@ async def test_an_engine_that_pauses_within_a_body_times_out(start_engine, make_
 
 
 async def test_an_engine_that_dribbles_within_the_idle_bound_is_waited_for(start_engine, make_pool):
-    parts = [CHUNKED, *([b"1\r\na\r\n"] * 30), b"0\r\n\r\n"]
-    assert await fetch(make_pool(QUICK), await start_engine(answering(parts))) == (200, b"a" * 30)
+    parts = [CHUNKED, *([b"1\r\na\r\n"] * 100), b"0\r\n\r\n"]
+    pool = make_pool(Timeouts(idle_s=0.8))
+    assert await fetch(pool, await start_engine(answering(parts))) == (200, b"a" * 100)
 
 
 async def test_a_kept_connection_closed_meanwhile_is_replaced_without_the_caller_noticing(start_engine, make_pool):

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from gateway_proxy_engines import CHUNKED, OK, QUICK, Ear, answering, fetch, read_request, send
-from sheaf_gateway.proxy import BadResponse, UpstreamError
+from gateway_proxy_engines import CHUNKED, OK, Ear, answering, fetch, read_request, send
+from sheaf_gateway.proxy import BadResponse, Timeouts, UpstreamError
 
 
 @pytest.mark.parametrize("wait_s", [0, 0.05])
@@ -79,14 +79,14 @@ async def test_a_paused_exchange_holds_the_engine_back_and_has_no_idle_time(star
             await writer.drain()
             sent += 100_000
 
-    pool, endpoint, ear = make_pool(QUICK), await start_engine(script), Ear()
+    pool, endpoint, ear = make_pool(Timeouts(idle_s=0.5)), await start_engine(script), Ear()
     exchange = send(pool, endpoint, ear)
     exchange.pause()
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.8)
     assert sent < 15_000_000
     assert not ear.over.is_set()
     exchange.resume()
-    await asyncio.wait_for(ear.over.wait(), 1)
+    await asyncio.wait_for(ear.over.wait(), 10)
     assert sum(len(data) for data in ear.heard if isinstance(data, bytes)) == 20_000_000
     assert ear.heard[-1] == "end"
 

@@ -3,7 +3,8 @@
 From the middle, the new engine gets the prompt's tokens and those sent as a prompt of `/v1/completions`. It begins at a
 `Mark` that is clean and lies so far back that whatever the first engine held back (the beginning of a stop string, a
 part of a character) is generated again. Tokens generated again that the client has seen, or seen text of, must come out
-the same: with greedy decoding they do, and are checked; with sampling the plug-in in the engine forces them.
+the same and are checked. The plug-in in the engine forces them; without it sampling would not, and greedy decoding does
+but for ties, which another batch may break the other way.
 
 From the start, the request itself is repeated and what was sent is swallowed, token by token the same. That serves what
 a prompt of tokens cannot express (tools, structured output, reasoning parsers, a seed's position).
@@ -124,7 +125,7 @@ def _whole(sent: Sent, wish: Wish, facts: Facts, body: bytes, path: str, why: st
     if len(sent.tokens) > facts.max_replay:
         return Refusal("too_long_to_repeat")
     again = asking_for_ids(body)
-    if facts.plugin and not wish.greedy:
+    if facts.plugin:
         again = _forcing(again, sent.tokens.tolist())
     tail = "".join(mark.text for mark in sent.marks)
     return Rest(path=path, body=again, whole=True, keep=0, replay=tuple(sent.tokens), chars=sent.chars, tail=tail)
@@ -164,7 +165,7 @@ def _body(sent: Sent, wish: Wish, facts: Facts, keep: int, limit: int, forced: S
     extra: dict[str, Any] = {}
     if facts.plugin and wish.penalised and keep:
         extra["sheaf_spoken"] = keep
-    if facts.plugin and forced and not wish.greedy:
+    if facts.plugin and forced:
         extra["sheaf_forced"] = list(forced)
     return _encode(fields | ({"vllm_xargs": extra} if extra else {}))
 
