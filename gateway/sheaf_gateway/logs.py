@@ -105,6 +105,12 @@ class LogStream(io.RawIOBase):
             self._try_again()
 
 
+def lost_lines(otherwise: int) -> int:
+    """Lines that standard error has lost, where nobody waits for it; else `otherwise`."""
+    stream = getattr(sys.stderr, "buffer", None)
+    return stream.lost if isinstance(stream, LogStream) else otherwise
+
+
 @contextmanager
 def unwaited_stderr() -> Iterator[None]:
     """Within it, nobody waits for the reader of standard error."""

@@ -153,3 +153,10 @@ def test_an_endless_event_is_passed_on_rather_than_held():
     for _ in range(5):
         relay.feed(b"x" * (MAX_HELD // 2))
     assert sum(map(len, sink.written)) > MAX_HELD
+
+
+def test_a_string_that_never_closes_is_read_once_however_much_is_escaped_in_it():
+    told = read(b'{"model":"m","prompt":"' + b'\\"' * 200_000)
+    assert isinstance(told, ApiError)
+    assert told.code == "invalid_json"
+    assert isinstance(read(b'{"model":"m","x":' + b"[" * 20 + b'"' + b'\\"' * 200_000), ApiError)

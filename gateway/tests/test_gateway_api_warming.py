@@ -209,3 +209,50 @@ async def test_an_adapter_that_is_gone_is_left_out(make_world, ask):  # noqa: F8
     _, _, told = await ask(world, "GET", "/metrics")
     assert b'sheaf_gateway_warmed_prefixes_total{result="gone"} 1.0' in told
     assert warmed(world, 2) == []
+
+
+async def test_a_replacement_that_starts_anew_while_it_is_warmed_is_warmed_again(make_world, ask):  # noqa: F811
+    world, hot = await heated(make_world, ask)
+    world.engines[2].script = hang
+    ready(world, hot, draining=True)
+    ready(world, 2, ready=True)
+    await world.until(lambda: warmed(world, 2))
+    world.engines[2].script = None
+    before = len(warmed(world, 2))
+    ready(world, 2, uid="again")
+    await world.until(lambda: len(warmed(world, 2)) > before)
+    await over(world)
+
+
+def hang_when_warmed(world):
+    async def script(seen, writer):
+        if seen.json.get("max_tokens") == 1:
+            await hang(seen, writer)
+        writer.write(response(200, json.dumps(world.engines[2].document(seen, "base")).encode()))
+
+    return script
+
+
+async def test_the_last_pod_left_takes_requests_though_it_is_being_warmed(make_world, ask):  # noqa: F811
+    world, hot = await heated(make_world, ask)
+    world.engines[2].script = hang_when_warmed(world)
+    ready(world, hot, draining=True)
+    ready(world, 2, ready=True)
+    await world.until(lambda: warmed(world, 2))
+    assert not world.pod("base-2").ready
+    world.snapshot["pods"].pop(hot)
+    world.write()
+    await world.settled()
+    await world.engines[1 - hot].close()
+    status, headers, body = await ask(world, "POST", "/v1/responses", {"model": "base", "input": "hi"})
+    assert (status, headers["x-sheaf-pod"]) == (200, "base-2"), body
+
+
+async def test_what_nobody_came_for_is_forgotten(make_world, ask):  # noqa: F811
+    world, hot = await heated(make_world, ask)
+    warming = world.gateway.inference.warming
+    ready(world, hot, draining=True)
+    await world.until(lambda: warming._left)
+    warming._now = lambda: 1e9
+    ready(world, 1 - hot, uid="another")
+    await world.until(lambda: not warming._left)

@@ -352,3 +352,14 @@ def test_where_every_remembered_place_is_unclean_it_begins_before_them():
     assert seam(sent, wish) == (5, 4)
     sent.start = Mark(5, "", clean=False)
     assert seam(sent, wish) == (0, sent.chars)
+
+
+def test_tokens_are_counted_also_when_the_journal_is_full():
+    journal = Journal(Purse(2**30), 4096)
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    for number in range(300):
+        choice = {"index": 0, "delta": {"content": "word " * 10}, "token_ids": list(range(number, number + 10))}
+        journal.add(event({**head, "prompt_token_ids": [1, 2], "choices": [choice]}))
+    assert journal.full
+    assert journal.tokens() == 3000
+    assert journal.about() == 3000

@@ -2,13 +2,14 @@
 
 import asyncio
 import errno
+import io
 import os
 import socket
 import sys
 
 import pytest
 from sheaf_gateway import logs
-from sheaf_gateway.logs import LogStream, sending, unwaited_stderr
+from sheaf_gateway.logs import LogStream, lost_lines, sending, unwaited_stderr
 
 LINE = b"x" * 99 + b"\n"
 
@@ -131,3 +132,16 @@ def test_a_standard_error_without_a_descriptor_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with unwaited_stderr():
         assert sys.stderr is None
+
+
+def test_what_standard_error_lost_is_told_where_nobody_waits_for_it(monkeypatch):
+    def gone(_data):
+        raise OSError
+
+    stream = LogStream(gone)
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(stream, write_through=True))
+    assert lost_lines(7) == 0
+    sys.stderr.write("one\ntwo\n")
+    assert lost_lines(7) == 2
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert lost_lines(7) == 7

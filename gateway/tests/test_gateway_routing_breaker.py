@@ -159,12 +159,12 @@ def test_a_budget_that_was_spent_comes_back_with_time():
     assert not budget.take(0.1)
 
 
-def test_who_can_wait_leaves_a_second_of_retries_to_those_who_cannot():
+def test_who_can_wait_leaves_half_a_second_of_retries_to_those_who_cannot():
     budget = RetryBudget()
-    assert [budget.take(0.0, patient=True) for _ in range(2)] == [True, False]
-    assert [budget.take(0.0) for _ in range(10)] == [True] * 9 + [False]
-    assert not budget.take(0.9, patient=True)
-    assert budget.take(1.1, patient=True)
+    assert [budget.take(0.0, patient=True) for _ in range(7)] == [True] * 6 + [False]
+    assert [budget.take(0.0) for _ in range(5)] == [True] * 4 + [False]
+    assert not budget.take(0.4, patient=True)
+    assert budget.take(0.6, patient=True)
 
 
 def test_requests_earn_retries_beyond_those_of_time():

@@ -169,6 +169,16 @@ def test_whole_answers_are_waited_for_longer_than_streams_and_as_long_as_they_ta
     assert (price.patience_ms, price.whole_patience_ms > 11_000.0) == (1000.0, True)
 
 
+def test_long_whole_answers_are_remembered_though_they_are_rare():
+    model = CostModel()
+    for number in range(400):
+        model.observe_silence(20_000.0 if number % 100 == 99 else 0.0, streams=False)
+    assert model.coefficients.whole_patience_ms >= 15_000.0
+    for _ in range(20_000):
+        model.observe_silence(0.0, streams=False)
+    assert model.coefficients.whole_patience_ms == Coefficients().whole_patience_ms
+
+
 @given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.booleans()), max_size=60))
 def test_patience_stays_within_its_bounds_whatever_is_seen(seen):
     model = CostModel()
@@ -176,7 +186,7 @@ def test_patience_stays_within_its_bounds_whatever_is_seen(seen):
         model.observe_silence(late, streams=streams)
         now = model.coefficients
         assert 250.0 <= now.patience_ms <= 30_000.0
-        assert 250.0 <= now.whole_patience_ms <= 30_000.0
+        assert Coefficients().whole_patience_ms <= now.whole_patience_ms <= 30_000.0
     assert msgspec.structs.replace(now if seen else Coefficients(), patience_ms=1.0, whole_patience_ms=1.0)
 
 

@@ -123,10 +123,10 @@ def test_what_does_not_fit_gives_way_to_what_does():
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.sampled_from("abc"), st.floats(0, 100)), max_size=60))
 def test_the_newest_requests_are_remembered_within_the_bytes(given_):
-    recent = Recent(most=64 * 100)
+    recent = Recent(most=64 * 100, seconds=1000.0)
     for size, pod, at in given_:
         recent.add(seen([1, 2], at=at, pod=pod, size=size))
-    kept = recent.of("abc", since=0.0)
+    kept = recent.of("abc")
     assert recent.size == sum(len(one.body) for each in kept.values() for one in each) <= 64 * 100
     assert len(recent) == sum(map(len, kept.values()))
     fits = [entry for entry in given_ if entry[0] <= 100]
@@ -134,22 +134,23 @@ def test_the_newest_requests_are_remembered_within_the_bytes(given_):
     assert sorted(newest) == sorted(size for size, _, _ in fits[len(fits) - len(newest) :])
 
 
-def test_only_the_pods_and_the_time_that_are_asked_for_are_told():
-    recent = Recent(most=10_000)
-    for at, pod in ((1.0, "a"), (2.0, "b"), (3.0, "a")):
+def test_only_the_pods_that_are_asked_for_are_told_and_nothing_that_is_old():
+    recent = Recent(most=10_000, seconds=2.0)
+    for at, pod in ((1.0, "a"), (2.0, "b"), (3.0, "a"), (3.5, "a")):
         recent.add(seen([1, 2], at=at, pod=pod))
-    assert {pod: [one.at for one in found] for pod, found in recent.of(["a", "c"], 2.0).items()} == {
-        "a": [3.0],
-        "c": [],
-    }
+    told = {pod: [one.at for one in found] for pod, found in recent.of(["a", "c"]).items()}
+    assert told == {"a": [3.0, 3.5], "c": []}
+    assert recent.size == 300
+    recent.forget(9.0)
+    assert (len(recent), recent.size) == (0, 0)
 
 
 def test_the_number_that_is_remembered_is_bounded():
-    recent = Recent(most=2**30)
+    recent = Recent(most=2**30, seconds=1e9)
     for number in range(9000):
         recent.add(seen([1, 2], at=float(number), size=1))
     assert len(recent) == recent.size == 8192
-    assert recent.of("a", 0.0)["a"][0].at == 9000 - 8192
+    assert recent.of("a")["a"][0].at == 9000 - 8192
 
 
 def test_a_request_for_its_prompt_alone_has_one_token_and_the_salt_of_its_tenant():

@@ -65,6 +65,7 @@ _BEGINNINGS = (b"data", b"event", b"id", b"retry", b":", b"\r", b"\n", b"\xef\xb
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)", re.DOTALL)
 _FIELD_LINE = re.compile(rb"(?::|(?:data|event|id|retry)(?::|$))")
 _ERROR_EVENT = b"event: error"
+_ERRORS = (b'data: {"error"', _ERROR_EVENT)
 _FAULT = re.compile(rb'^(?:data: \{"error"|event: error\r?$)', re.MULTILINE)
 _REFUSED = re.compile(rb'"code":\s*4\d\d\b')
 _BETWEEN = b"\n\ndata: "
@@ -111,6 +112,11 @@ def fault(data: bytes) -> int:
         if event is None or _REFUSED.search(event[0]) is None:
             return found.start()
     return -1
+
+
+def half_an_error(data: bytes) -> bool:
+    """Whether a stream begins with an error event of which more is to come."""
+    return data.startswith(_ERRORS) and _EVENT.match(data) is None
 
 
 def _plain(data: bytes) -> bool:

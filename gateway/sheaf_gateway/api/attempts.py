@@ -3,10 +3,12 @@ nothing, within the retry budget and `max_attempts`.
 
 Attempts that no engine can have seen do not count, for no engine can have died of them. A generation whose pods are
 lost waits for others as a stream does that was lost within: longer each time, until `times.continuation` is over, and
-behind the retries of those that have another pod at once.
+behind the retries of those that have another pod at once. A pod that is kept back while it is warmed is kept back no
+longer where there is no other to try.
 """
 
 import asyncio
+import zlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ log = structlog.get_logger(__name__)
 _LOSSES = (ConnectFailed, ConnectTimeout, ResetBeforeHead, ResetMidBody)
 _PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
+_MOST_DOUBLINGS = 6
 
 
 class Attempts(ABC):
@@ -127,7 +130,7 @@ class Attempts(ABC):
         if elsewhere:
             self.tried |= {self.pod.name}
         self._unseen += lost is not None and not lost.delivered
-        refused = self._refusal_to_retry()
+        refused = self._refusal_to_retry(patient=self._pauses > 0)
         if refused is None:
             self._core.metrics.retries.labels(failures.retry_label(reason)).inc()
             self._clear()
@@ -142,13 +145,16 @@ class Attempts(ABC):
         core = self._core
         if self.finished or len(self.record.attempts) - self._unseen >= core.max_attempts:
             return "attempts"
-        pods = core.store.fleet.pods_of(self._asked.ask.model)
-        if not any(pod.ready and pod.name not in self.tried for pod in pods):
+        if not self._another() and not (core.store.release_all(self._asked.ask.model) and self._another()):
             return "pods"
         if not core.router.budget.take(core.now(), patient=patient):
             core.metrics.retries_denied.inc(not patient)
             return "budget"
         return None
+
+    def _another(self) -> bool:
+        pods = self._core.store.fleet.pods_of(self._asked.ask.model)
+        return any(pod.ready and pod.name not in self.tried for pod in pods)
 
     def _may_wait(self) -> bool:
         core, asked = self._core, self._asked
@@ -159,9 +165,14 @@ class Attempts(ABC):
         return now < self._patience_ends
 
     def _pause(self) -> None:
-        seconds = min(_PAUSE_S * 2.0**self._pauses, _MAX_PAUSE_S, self._patience_ends - self._core.now())
         self._pauses += 1
+        longest = min(_PAUSE_S * 2.0 ** min(self._pauses - 1, _MOST_DOUBLINGS), _MAX_PAUSE_S)
+        seconds = min(longest * self._spread(), self._patience_ends - self._core.now())
         self._core.loop.call_later(max(0.0, seconds), self._look_again)
+
+    def _spread(self) -> float:
+        """0.5 to 1, so that those who lost their pods together do not look again together."""
+        return 0.5 + zlib.crc32(f"{self._pauses} {self.record.request_id}".encode()) / 2**33
 
     def _look_again(self) -> None:
         """Any pod will do by now, also one that was lost: it may be back."""

@@ -23,8 +23,8 @@ from sheaf_gateway.routing.cost import tokens as estimated
 from sheaf_gateway.routing.form import Form
 from sheaf_gateway.routing.prefix import render
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_ITEM = re.compile(rb'[\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_ITEM = re.compile(rb'[\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _MAX_ITEMS = 131_072
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")

@@ -17,6 +17,7 @@ from sheaf_gateway.api.answers import (
     answer_lines,
     ends_well,
     fault,
+    half_an_error,
     is_answer,
     is_stream,
     may_begin,
@@ -205,12 +206,10 @@ class Call(Attempts):
 
     def pass_on(self, data: bytes) -> None:
         """Take the stream's next bytes."""
-        if self.relay is None and not may_begin(data):
-            self._bad("bad_response", failures.garbage())
-            return
-        if self.relay is None and fault(data) == 0:
-            self._bad("engine_error", failures.engine_status(500))
-            return
+        if self.relay is None:
+            data = self._beginning(data)
+            if not data:
+                return
         relay, now = self.relay or self._first_byte(), self._core.now()
         self._last_at = now
         ticket = self.ticket
@@ -223,6 +222,21 @@ class Call(Attempts):
             self._garbled(relay.wrong)
         elif relay.events >= self._bill_at:
             self._bill(relay.events)
+
+    def _beginning(self, data: bytes) -> bytes:
+        """The first bytes of a stream; none where it cannot begin so, or as long as they may be of an error event."""
+        if self._held:
+            data = b"".join([*self._held, data])
+        if not may_begin(data) or ((undecided := half_an_error(data)) and len(data) > MAX_HELD):
+            self._bad("bad_response", failures.garbage())
+        elif undecided:
+            self._held = [data]
+        elif fault(data) == 0:
+            self._bad("engine_error", failures.engine_status(500))
+        else:
+            self._held = []
+            return data
+        return b""
 
     def streamed_s(self) -> float:
         """Seconds from the first byte of the stream to its last one so far."""
@@ -263,9 +277,7 @@ class Call(Attempts):
         events = self.relay.events if self.relay is not None else 0
         if self.continuing is None:
             return events
-        journal = self.continuing.journal
-        told = journal.tokens()
-        return told if told and not journal.full else max(told, events)
+        return self.continuing.journal.tokens() or events
 
     def _first_byte(self) -> EventRelay:
         now = self._last_at = self._core.now()
@@ -370,6 +382,7 @@ class Call(Attempts):
         self.record.status = status
         now, asked, entry = self._core.now(), self._asked, self._entry
         del self._entry
-        over = ending(self.record, usage, produced, self._opened_at, self._last_at, now, computes=asked.route.computes)
+        tells = asked.route.computes and not self._pauses
+        over = ending(self.record, usage, produced, self._opened_at, self._last_at, now, tells=tells)
         entry.close(over, now)
         self._core.finished(asked, self.record, over, now)

@@ -239,6 +239,8 @@ class Continuing:
         if now - self._lost_at > _AVOID_S and all(pod.name in tried or not pod.ready for pod in pods):
             tried = call.tried = frozenset()
         decision = core.router.decide(ask, pods, now, tried)
+        if decision.pod is None:
+            core.store.release_all(ask.model)
         if decision.pod is None or not self._may_retry(now):
             self._later()
             return

@@ -11,6 +11,7 @@ from sheaf_crds.slo import Observed, SLOWindow
 from sheaf_gateway.admission.admission import Demand
 from sheaf_gateway.admission.attainment import LATENCIES, QUANTILES, Figures
 from sheaf_gateway.api.metrics import Reading
+from sheaf_gateway.logs import lost_lines
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
@@ -75,7 +76,8 @@ def readings(core: "Inference", models: Iterable[str]) -> Iterable[Reading]:
     yield "refused", "Requests refused for load since start", ("model",), [((m,), d.refused) for m, d in asked.items()]
     shared = core.shared
     yield "limits_unavailable", "Failures of the shared limits", (), [((), shared.failures if shared else 0)]
-    yield "access_log_lost", "Lines of the access log that could not be written", (), [((), core.access.lost)]
+    lost = lost_lines(core.access.lost)
+    yield "access_log_lost", "Lines of the log, the access log's among them, that nobody took", (), [((), lost)]
     mending = core.mending
     yield "continuations_waiting", "Streams that lost their engine and wait", ("model",), mending.waiting()
     yield "journal_bytes", "Bytes that the journals of streams hold", (), [((), mending.purse.used)]

@@ -90,11 +90,12 @@ class Warming:
         self._records = records
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._recent = Recent(rules.remembered)
+        self._recent = Recent(rules.remembered, _HOT_S)
         self._known: dict[str, dict[str, tuple[str, int]]] = {}
         self._left: OrderedDict[str, deque[_Left]] = OrderedDict()
         self._numbers = itertools.count(1)
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopped = False
         store.watch(self._follow)
 
     def saw(self, asked: Asked, pod: str) -> None:
@@ -108,7 +109,7 @@ class Warming:
 
     async def stop(self) -> None:
         """Give up what is under way."""
-        tasks = tuple(self.tasks.values())
+        self._stopped, tasks = True, tuple(self.tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,6 +117,9 @@ class Warming:
     # Who goes and who comes.
 
     def _follow(self, change: Change) -> None:
+        now = self._now()
+        self._recent.forget(now - _HOT_S)
+        self._expire(now - _CLAIM_S)
         for model in change.models if change.shape else ():
             self._adjust(model, change.fleet.pods_of(model))
 
@@ -139,7 +143,7 @@ class Warming:
             if (task := self.tasks.get(name)) is not None:
                 task.cancel()
         price, now = self._router.model(model).coefficients, self._now()
-        for name, seen in self._recent.of(names, now - _HOT_S).items():
+        for name, seen in self._recent.of(names).items():
             choice = choose(seen, price, self.rules.budget)
             told = {"requests": len(choice.warm), "tokens": choice.tokens, "saves_ms": round(choice.saves, 1)}
             if seen:
@@ -155,25 +159,37 @@ class Warming:
             if not self._left[oldest]:
                 del self._left[oldest]
 
+    def _expire(self, before: float) -> None:
+        """Nobody came for it."""
+        for model, waiting in tuple(self._left.items()):
+            while waiting and waiting[0].at < before:
+                waiting.popleft()
+            if not waiting:
+                del self._left[model]
+
     def _welcome(self, pod: Pod) -> None:
         left = self._claim(pod.model) if pod.name not in self.tasks else None
         if left is not None:
             task = self.tasks[pod.name] = self._loop.create_task(self._warm(pod, left))
-            task.add_done_callback(lambda _: self._done(pod))
+            task.add_done_callback(lambda task: self._done(pod, left if task.cancelled() else None))
 
     def _claim(self, model: str) -> _Left | None:
         """What the pod that went first has left."""
+        self._expire(self._now() - _CLAIM_S)
         waiting = self._left.pop(model, deque())
-        while waiting and waiting[0].at < self._now() - _CLAIM_S:
-            waiting.popleft()
         found = waiting.popleft() if waiting else None
         if waiting:
             self._left[model] = waiting
         return found
 
-    def _done(self, pod: Pod) -> None:
+    def _done(self, pod: Pod, unused: _Left | None) -> None:
+        """Let requests in; what the pod did not live to be warmed with is the next one's, which may be itself."""
         del self.tasks[pod.name]
+        if unused is not None:
+            self._left.setdefault(pod.model, deque()).appendleft(unused)
         self._store.release(pod.name)
+        if not self._stopped and pod.name in self._known.get(pod.model, ()):
+            self._welcome(self._view(pod))
 
     # Sending.
 

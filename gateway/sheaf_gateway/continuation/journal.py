@@ -136,9 +136,9 @@ class Purse:
 
 
 class Journal:
-    """The journal of one stream; `full` says that it grew beyond a bound and is of no use any more."""
+    """The journal of one stream; `full` says that it grew beyond a bound and is of no use any more but to count."""
 
-    __slots__ = ("_limit", "_purse", "_raw", "_read_size", "_sent", "_size", "full")
+    __slots__ = ("_beyond", "_limit", "_purse", "_raw", "_read_size", "_sent", "_size", "full")
 
     def __init__(self, purse: Purse, limit: int) -> None:
         self._purse = purse
@@ -147,11 +147,13 @@ class Journal:
         self._sent = Sent()
         self._size = 0
         self._read_size = 0
+        self._beyond = 0
         self.full = False
 
     def add(self, data: bytes) -> None:
         """Take whole events as an engine sent them."""
         if self.full:
+            self._beyond += _told(data)
             return
         raw = self._raw
         raw.append(data)
@@ -171,14 +173,13 @@ class Journal:
 
     def tokens(self) -> int:
         """Tokens that have ids, of all that was sent."""
-        told = _TOLD.findall(b"".join(self._raw))
-        return len(self._sent.tokens) + len(told) + b"".join(told).count(b",")
+        return len(self._sent.tokens) + _told(b"".join(self._raw)) + self._beyond
 
     def about(self) -> int:
         """The same, quickly: where events are small, one token for each read that was not looked into yet."""
         if self._size - self._read_size > _LARGE * len(self._raw):
             return self.tokens()
-        return len(self._sent.tokens) + len(self._raw)
+        return len(self._sent.tokens) + len(self._raw) + self._beyond
 
     def close(self) -> None:
         """Give the bytes back."""
@@ -215,3 +216,8 @@ class Journal:
         sent = self._sent
         marks = sum(len(mark.text) for mark in sent.marks) + 64 * len(sent.marks)
         return marks + 4 * (len(sent.prompt) + len(sent.tokens))
+
+
+def _told(events: bytes) -> int:
+    told = _TOLD.findall(events)
+    return len(told) + b"".join(told).count(b",")

@@ -130,6 +130,14 @@ class FleetStore:
             self.held.discard(pod)
             self._publish({self._pods[pod].model} if pod in self._pods else ())
 
+    def release_all(self, model: str) -> bool:
+        """All pods of a Model take requests; whether that is news."""
+        held = [pod for pod in self.held if pod not in self._pods or self._pods[pod].model == model]
+        self.held.difference_update(held)
+        if held:
+            self._publish({model})
+        return bool(held)
+
     def note_resident(self, pod: str, adapter: str, digest: str) -> None:
         """A load that a request asked for ended well, ahead of the agent's next report."""
         found = self._pods.get(pod)

@@ -119,11 +119,13 @@ class CostModel:
     _LOAD = (1.0, 120_000.0)
     _PATIENCE = (250.0, 30_000.0)
     _SPREADS = 6.0
+    _FADE = 0.999
 
     def __init__(self, prior: Coefficients | None = None) -> None:
         self.coefficients = prior or Coefficients()
         self._scale = 0.0
         found = self.coefficients
+        self._least_whole = self._longest = found.whole_patience_ms
         self._late = [(0.0, found.patience_ms / self._SPREADS), (0.0, found.whole_patience_ms / self._SPREADS)]
 
     def observe_ttft(self, prefill_tokens: float, ttft_ms: float, pairs: float = 0.0) -> None:
@@ -144,16 +146,20 @@ class CostModel:
         )
 
     def observe_silence(self, late_ms: float, *, streams: bool) -> None:
-        """Learn from how much longer than its work explains a pod was silent before it said something."""
+        """Learn from how much longer than its work explains a pod was silent before it said something. Whole answers
+        that take long are rare among many: the longest fades slowly, and never below the prior."""
         now, place, late = self.coefficients, 0 if streams else 1, max(0.0, late_ms)
         patience = now.patience_ms if streams else now.whole_patience_ms
-        if not late and patience <= self._PATIENCE[0]:
+        if not late and patience <= (self._PATIENCE[0] if streams else self._least_whole):
             return
         (mean, spread), clipped = self._late[place], min(late, self._CLIP * patience)
         spread += self._RATE * (abs(clipped - mean) - spread)
         mean += self._RATE * (clipped - mean)
         self._late[place] = mean, spread
         found = _within(mean + self._SPREADS * spread, self._PATIENCE)
+        if not streams:
+            self._longest = max(self._least_whole, _within(clipped, self._PATIENCE), self._longest * self._FADE)
+            found = max(found, self._longest)
         name = "patience_ms" if streams else "whole_patience_ms"
         self.coefficients = msgspec.structs.replace(now, **{name: found})
 

@@ -20,9 +20,9 @@ class RetryBudget:
         self._tokens = min(self._cap, self._tokens + self._ratio)
 
     def take(self, now: float, *, patient: bool = False) -> bool:
-        """Take one retry if there is one; who can wait leaves a second's worth to those who cannot."""
+        """Take one retry if there is one; who can wait leaves half a second's worth to those who cannot."""
         self._refill(now)
-        if self._tokens < (self._per_second if patient else 1.0):
+        if self._tokens < (self._per_second / 2.0 if patient else 1.0):
             return False
         self._tokens -= 1.0
         return True

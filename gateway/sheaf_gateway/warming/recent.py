@@ -28,10 +28,12 @@ class Seen(NamedTuple):
 
 
 class Recent:
-    """Remembers at most `most` bytes of bodies; the oldest leave first, and one that is too large never enters."""
+    """Remembers at most `most` bytes of bodies for so many seconds; the oldest leave first, and one that is too large
+    never enters."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, seconds: float) -> None:
         self._most = most
+        self._seconds = seconds
         self._largest = most // _LARGEST_SHARE
         self._seen: deque[Seen] = deque()
         self.size = 0
@@ -47,12 +49,21 @@ class Recent:
         self._seen.append(seen)
         self.size += size
         while self.size > self._most or len(self._seen) > _MOST:
-            self.size -= len(self._seen.popleft().body)
+            self._drop()
+        self.forget(seen.at - self._seconds)
 
-    def of(self, pods: Collection[str], since: float) -> dict[str, list[Seen]]:
-        """What was sent to each of these pods since then, the oldest first."""
+    def forget(self, before: float) -> None:
+        """What was sent before then is not remembered."""
+        while self._seen and self._seen[0].at < before:
+            self._drop()
+
+    def _drop(self) -> None:
+        self.size -= len(self._seen.popleft().body)
+
+    def of(self, pods: Collection[str]) -> dict[str, list[Seen]]:
+        """What was sent to each of these pods, the oldest first."""
         found: dict[str, list[Seen]] = {pod: [] for pod in pods}
         for seen in self._seen:
-            if seen.at >= since and seen.pod in found:
+            if seen.pod in found:
                 found[seen.pod].append(seen)
         return found
