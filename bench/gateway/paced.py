@@ -41,21 +41,15 @@ class Client:
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
     took_ms: list[float] = field(default_factory=list)
     bad: int = 0
-    warming: bool = True
 
-    def begin(self) -> None:
-        """Forget what was to warm up."""
-        self.warming = False
-        self.took_ms.clear()
-
-    async def ask(self, due: float) -> None:
-        """One request, timed from when it was due."""
+    async def ask(self, due: float, *, counts: bool) -> None:
+        """One request, timed from when it was due; one to warm up does not count."""
         try:
             async with asyncio.timeout(_LONGEST_S):
                 good = await self._asked()
         except (OSError, EOFError):
             good = False
-        if good:
+        if good and counts:
             self.took_ms.append((time.monotonic() - due) * 1e3)
         self.bad += not good
 
@@ -83,13 +77,14 @@ async def answered(port: int, rate: float, seconds: float, begun: Begun) -> tupl
     Here and below, `begun` is called when the time to warm up is over.
     """
     client, draw, due = Client(port), random.Random(7), time.monotonic() + 0.1
-    warm, end, tasks = due + _WARM_S, due + _WARM_S + seconds, []
+    warm, end, tasks, counted = due + _WARM_S, due + _WARM_S + seconds, [], False
     while due < end:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        if client.warming and due >= warm:
-            client.begin()
+        counts = due >= warm
+        if counts and not counted:
             begun()
-        tasks.append(asyncio.create_task(client.ask(due)))
+        counted = counts
+        tasks.append(asyncio.create_task(client.ask(due, counts=counts)))
         due += draw.expovariate(rate)
     await asyncio.gather(*tasks)
     client.close()

@@ -16,7 +16,7 @@ from engines import nginx
 from peers import FULL, Target, peers
 from processes import GATEWAY_CORE, free_port, has_ended, process
 
-_READY_S, _IN_A_ROW = 90.0, 8
+_READY_S, _IN_A_ROW = 120.0, 8
 _ASKED = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Are you there?"}]})
 
 
