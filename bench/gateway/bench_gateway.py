@@ -4,9 +4,9 @@ The target has core 0 for itself, load and engines have core 1. Chat bodies of 2
 many users) go to it from 32 connections with wrk; 64 streams get a chunk every 10 ms. Beside the rate stands the CPU
 time of the target's processes for each request and chunk, which a busy machine moves less. What a target adds to a
 latency at 200 requests a second, and to the way of a chunk with 12 streams, is its figure less that of the engine asked
-directly. LiteLLM and the production stack, which carry far less, get fewer connections, 20 requests a second, and half
-the time (peers.py). Figures are medians over repeats, in each of which every target is started anew, another one first;
-ratios are medians over the repeats of ours by the peer's.
+directly. LiteLLM and the production stack, which carry far less, get fewer connections, 20 requests a second too, and
+half the time (peers.py). Figures are medians over repeats, in each of which every target is started anew, another one
+first; ratios are medians over the repeats of ours by the peer's.
 """
 
 import argparse
@@ -151,8 +151,9 @@ def _rows(target: Target, folder: Path, repeat: int, seconds: float) -> Iterator
         subject = Subject(target.name, repeat, pid, port)
         yield from (subject.requests(case, folder, load.connections, seconds) for case in SIZES)
         yield from (subject.paced(rate, seconds) for rate in load.rates)
-        if slow:
+        if slow and load.paced_streams:
             yield subject.late(load.paced_streams, seconds)
+        if slow:
             return
     with engines(folder, PACE_MS) as ports, started(target, folder, ports) as (pid, port):
         subject = Subject(target.name, repeat, pid, port)

@@ -114,7 +114,7 @@ async def chunks(port: int, streams: int, seconds: float, begun: Begun) -> tuple
     """How many chunks of so many streams came, and how many streams broke off."""
     heard = [0]
     tasks = [asyncio.create_task(_count(port, heard)) for _ in range(streams)]
-    await asyncio.sleep(_WARM_S + 0.5)
+    await asyncio.sleep(_WARM_S)
     first = heard[0]
     begun()
     await asyncio.sleep(seconds)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from processes import free_port
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheaf" / "bench"
 PEERS = CACHE / "peers"
-STACK = os.environ.get("SHEAF_BENCH_PRODUCTION_STACK", "")
-_STACK_POLICIES = ("roundrobin", "prefixaware")
+STACK_COMMAND = os.environ.get("SHEAF_BENCH_PRODUCTION_STACK", "")
 _RUST = {
     "sglang_router": ("cache_aware", "round_robin"),
     "vllm_router": ("cache_aware", "round_robin", "consistent_hash"),
@@ -32,7 +31,7 @@ Command = Callable[[Path, int, list[int]], list[str]]
 @dataclass(frozen=True)
 class Load:
     """What a target is asked: connections that ask all the time, streams of which the CPU time is taken (0: none),
-    requests a second and streams for latencies, and the share of the time that each part gets."""
+    requests a second and streams (0: none) for latencies, and the share of the time that each part gets."""
 
     connections: int = 32
     streams: int = 64
@@ -44,6 +43,7 @@ class Load:
 FULL = Load()
 SLOW = Load(connections=8, streams=0, rates=(20, 200), share=0.5)
 SLOWEST = Load(connections=8, streams=0, rates=(20,), paced_streams=4, share=0.5)
+_POLICIES = {"roundrobin": SLOW, "prefixaware": replace(SLOW, rates=(200,), paced_streams=0)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def peers() -> tuple[list[Target], list[str]]:
             found += targets
         else:
             missing.append(f"{package}: left out: not in {PEERS} (`make bench-gateway` installs it)")
-    if shutil.which(STACK):
-        found += [Target(f"production_stack/{policy}", _stack(policy), SLOW) for policy in _STACK_POLICIES]
+    if shutil.which(STACK_COMMAND):
+        found += [Target(f"production_stack/{policy}", _stack(policy), load) for policy, load in _POLICIES.items()]
     else:
         missing.append("production_stack: left out: SHEAF_BENCH_PRODUCTION_STACK does not name its `vllm-router`")
     return found, missing
@@ -74,7 +74,11 @@ def peers() -> tuple[list[Target], list[str]]:
 def versions() -> dict[str, str]:
     """Of all that is installed and may answer a request."""
     path = [str(one) for one in PEERS.glob("lib/python3*/site-packages")]
-    stack = [str(one) for one in Path(STACK).parent.parent.glob("lib/python3*/site-packages")] if STACK else []
+    stack = (
+        [str(one) for one in Path(STACK_COMMAND).parent.parent.glob("lib/python3*/site-packages")]
+        if STACK_COMMAND
+        else []
+    )
     names = {"sglang-router", "vllm-router", "litellm", "fastapi", "uvicorn", "uvloop", "httptools", "aiohttp"}
     named = {one.name: one.version for one in metadata.distributions(path=path) if one.name in names}
     others = {one.name: one.version for one in metadata.distributions(path=stack) if one.name in names}
@@ -114,7 +118,7 @@ def _stack(policy: str) -> Command:
     def command(_folder: Path, port: int, engine_ports: list[int]) -> list[str]:
         listen = ["--host", "127.0.0.1", "--port", str(port), "--routing-logic", policy]
         backends = ["--static-backends", ",".join(_urls(engine_ports)), "--static-models", "m,m"]
-        return [STACK, *listen, "--service-discovery", "static", *backends]
+        return [STACK_COMMAND, *listen, "--service-discovery", "static", *backends]
 
     return command
 

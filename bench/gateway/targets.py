@@ -5,6 +5,7 @@ Every target gets the same engines, runs on core 0 alone, and is ready once it a
 
 import http.client
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from engines import nginx
 from peers import FULL, Target, peers
 from processes import GATEWAY_CORE, free_port, has_ended, process
 
-_READY_S, _IN_A_ROW = 120.0, 8
+_READY_S, _IN_A_ROW = 120.0, 32
 _ASKED = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Are you there?"}]})
 
 
@@ -48,7 +49,7 @@ def _ready(pid: int, port: int, log: Path) -> None:
 
 
 def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")).split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "none")
 
 
@@ -80,7 +81,7 @@ def _nginx_proxy(folder: Path, port: int, engine_ports: list[int]) -> list[str]:
     upstream = "".join(f"server 127.0.0.1:{engine};" for engine in engine_ports)
     return nginx(
         folder / "nginx",
-        f"""upstream engines {{ {upstream} keepalive 256; }}
+        f"""upstream engines {{ {upstream} keepalive 256; keepalive_requests 1000000000; }}
         server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://engines; proxy_http_version 1.1;
           proxy_set_header Connection ""; proxy_buffering off; client_body_buffer_size 64k; }} }}""",
     )
