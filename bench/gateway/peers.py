@@ -20,6 +20,7 @@ from processes import free_port
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sheaf" / "bench"
 PEERS = CACHE / "peers"
 STACK_COMMAND = os.environ.get("SHEAF_BENCH_PRODUCTION_STACK", "")
+_NAMED = {"sglang-router", "vllm-router", "litellm", "fastapi", "uvicorn", "uvloop", "httptools", "aiohttp"}
 _RUST = {
     "sglang_router": ("cache_aware", "round_robin"),
     "vllm_router": ("cache_aware", "round_robin", "consistent_hash"),
@@ -73,16 +74,13 @@ def peers() -> tuple[list[Target], list[str]]:
 
 def versions() -> dict[str, str]:
     """Of all that is installed and may answer a request."""
-    path = [str(one) for one in PEERS.glob("lib/python3*/site-packages")]
-    stack = (
-        [str(one) for one in Path(STACK_COMMAND).parent.parent.glob("lib/python3*/site-packages")]
-        if STACK_COMMAND
-        else []
-    )
-    names = {"sglang-router", "vllm-router", "litellm", "fastapi", "uvicorn", "uvloop", "httptools", "aiohttp"}
-    named = {one.name: one.version for one in metadata.distributions(path=path) if one.name in names}
-    others = {one.name: one.version for one in metadata.distributions(path=stack) if one.name in names}
-    return named | {f"production_stack {name}": version for name, version in others.items()}
+    stack = _installed(Path(STACK_COMMAND).parent.parent) if STACK_COMMAND else {}
+    return _installed(PEERS) | {f"production_stack {name}": version for name, version in stack.items()}
+
+
+def _installed(environment: Path) -> dict[str, str]:
+    path = [str(one) for one in environment.glob("lib/python3*/site-packages")]
+    return {one.name: one.version for one in metadata.distributions(path=path) if one.name in _NAMED}
 
 
 def _rust() -> Iterator[tuple[str, list[Target]]]:
