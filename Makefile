@@ -123,7 +123,7 @@ bench-engine: $(STAMP) ## Real vLLM with Sheaf's kernels and without, side by si
 bench-routing: $(STAMP) ## Routing policies of peers beside Sheaf's, simulated (TRACE=path for a real trace)
 	$(BIN)/python bench/routing/bench_routing.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
-# The Rust routers have an environment of their own, beside the caches; without them the rest is measured.
+# The peers have an environment of their own, beside the caches; without them the rest is measured.
 PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sheaf/bench/peers
 $(PEERS)/.installed: bench/gateway/peers.txt
 	@{ $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS) && \

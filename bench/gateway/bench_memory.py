@@ -23,10 +23,10 @@ from typing import Any
 
 import orjson
 import uvloop
+from processes import free_port, process, wait_for
 from rich.console import Console
 from rich.table import Table
 from stub import CHUNK, REPLY
-from targets import free_port, process, wait_for
 
 OUT = Path("bench-out")
 CONNECTIONS, SAMPLES, PODS = 32, 60, 2
