@@ -17,12 +17,12 @@ import msgspec
 
 from sheaf_gateway.admission.admission import Admission, DoorRules
 from sheaf_gateway.admission.attainment import Outcome
+from sheaf_gateway.admission.ending import Ending, breaks_promise
 from sheaf_gateway.api import asking, body, errors
 from sheaf_gateway.api.access import AccessLog, Line
 from sheaf_gateway.api.asking import Asked, Head
 from sheaf_gateway.api.call import Call
 from sheaf_gateway.api.capacity import Capacity
-from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.figure_readers import SharedToken
 from sheaf_gateway.api.gathering import Colleagues
@@ -48,7 +48,6 @@ from sheaf_gateway.routing.prefix import Chains
 from sheaf_gateway.routing.router import Router
 
 _MAX_ENDPOINTS = 65_536
-_FAILED = frozenset({"slo_unattainable", "stream_interrupted"})
 
 
 class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,7 +242,7 @@ class Inference:
     def _attained(self, slo: str, record: Record, outcome: Outcome) -> None:
         if record.status < 400 and record.error is None:
             self.attainment.answered(slo, outcome, self.now())
-        elif record.status >= 500 or record.error in _FAILED:
+        elif breaks_promise(record.status, record.error):
             self.attainment.failed(slo, self.now())
 
     def _fleet_changed(self, fleet: Fleet) -> None:
