@@ -16,6 +16,7 @@ from sheaf.simulator.outcome import quantile
 from sheaf.simulator.picture import PictureError, picture
 from sheaf.simulator.policies.registry import POLICIES
 from sheaf.simulator.report import HEADINGS, cells, columns, page
+from sheaf.simulator.slots import Slots
 from sheaf.simulator.traces import Chat, conversations
 from sheaf.simulator.world import Result, Setting, World
 from sheaf_crds import SLO, Adapter, KubeObject, Model
@@ -125,7 +126,7 @@ def test_a_full_queue_refuses_and_a_promise_that_cannot_be_kept_too():
     promise = slo(ttft={"p95": "100ms"}, queue={"maxRequests": 1, "maxWait": "1s"})
     tight = model(replicas=1, sloRef={"name": "fast"})
     world = World([tight, promise], POLICIES["sheaf"](1), Setting(cold_start_s=1.0))
-    world._door._max_inflight = 2
+    world._door.slots = Slots(2)
     result = world.run(named(conversations(Chat(seconds=20.0, rate=20.0), 1), ["chat"], {}, 1))
     assert result.outcome.refused > 0
     assert bounds_of([tight, promise]).ttft == 0.1

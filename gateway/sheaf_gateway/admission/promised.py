@@ -8,6 +8,7 @@ from sheaf_crds.slo import Observed, SLOWindow
 
 from sheaf_gateway.admission.attainment import LATENCIES, Bound, Figures
 from sheaf_gateway.admission.terms import PLAIN, Terms
+from sheaf_gateway.fleet.view import Promise, Rate
 
 _ORDERED_BY = 0.95
 _NAMES = ("p50", "p90", "p95", "p99")
@@ -37,6 +38,23 @@ def bounds(slo: SLO) -> tuple[Bound, ...]:
         *(Bound("ttft", quantile, seconds) for quantile, seconds in spec.ttft.bounds()),
         *(Bound("tpot", quantile, seconds) for quantile, seconds in spec.tpot.bounds()),
         *(Bound("e2e", quantile, seconds) for quantile, seconds in spec.e2e.bounds()),
+    )
+
+
+def promise(slo: SLO) -> Promise:
+    """What admission reads of an SLO object."""
+    spec = slo.spec
+    limits = Rate(
+        requests_per_minute=spec.limits.requests_per_minute,
+        tokens_per_minute=spec.limits.tokens_per_minute,
+        max_concurrent=spec.limits.max_concurrent,
+    )
+    return Promise(
+        name=slo.name,
+        interactive=spec.class_ == "Interactive",
+        max_queue=spec.queue.max_requests,
+        max_wait=spec.queue.max_wait,
+        limits=limits,
     )
 
 

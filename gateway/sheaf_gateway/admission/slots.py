@@ -7,7 +7,7 @@ the reserve. None waiting while the bound is reached means that it could take mo
 stays just above what the engine runs, and a moment's burst costs little.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 
 class Bounds:
@@ -29,7 +29,12 @@ class Bounds:
 
     def keep(self, pods: Container[str]) -> None:
         """Forget every pod that is not named."""
-        self._found = {name: bound for name, bound in self._found.items() if name in pods}
+        self.forget([name for name in self._found if name not in pods])
+
+    def forget(self, pods: Iterable[str]) -> None:
+        """Forget these pods."""
+        for name in pods:
+            self._found.pop(name, None)
 
 
 def reserve(running: int) -> int:

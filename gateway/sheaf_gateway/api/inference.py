@@ -28,7 +28,7 @@ from sheaf_gateway.api.figure_readers import SharedToken
 from sheaf_gateway.api.gathering import Colleagues
 from sheaf_gateway.api.ids import RequestIds
 from sheaf_gateway.api.keys import KeyRing
-from sheaf_gateway.api.mending import Mending, MendingRules
+from sheaf_gateway.api.mending import Mending
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.promises import AttainmentBook, TermsBook
 from sheaf_gateway.api.records import Record, Records
@@ -37,6 +37,7 @@ from sheaf_gateway.api.salting import Salts
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.waiting import WaitingRoom
 from sheaf_gateway.api.warming import Warming, WarmingRules
+from sheaf_gateway.continuation.bounds import MendingRules
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.view import Fleet

@@ -6,11 +6,10 @@ after a cold start, load what they are told to, drain, and are taken by the spot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 from sheaf_crds import Adapter, KubeObject, Model
-from sheaf_crds.agent_api import AdapterState, AgentState, EngineLoad
+from sheaf_crds.agent_api import AdapterState, AgentState
 from sheaf_operator.planning import (
     Action,
     CreatePod,
@@ -19,7 +18,6 @@ from sheaf_operator.planning import (
     FleetIndex,
     Key,
     Notice,
-    PodFacts,
     SetCatalog,
     UpdateStatus,
     plan_key,
@@ -29,69 +27,11 @@ from sheaf_operator.planning.market.settings import MarketSettings, Prices
 from sheaf.simulator.clock import Clock
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.market import Market
+from sheaf.simulator.members import EPOCH, Bill, Member
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.profiles import accelerator
 
-EPOCH = 1_700_000_000.0
 PASS_S = 0.1
-
-
-@dataclass(slots=True)
-class Member:
-    """One pod as the cluster knows it; times are virtual seconds."""
-
-    name: str
-    uid: str
-    model: str
-    owner_uid: str
-    template_hash: str
-    created_at: float
-    spot: bool
-    zone: str
-    engine: Pod[Flight] | None = None
-    agent: AgentState | None = None
-    notice: Notice | None = None
-    pending: bool = False
-    asked: str = ""
-    paid_from: float = 0.0
-
-    @property
-    def routable(self) -> bool:
-        """Whether the gateway sends it requests."""
-        return self.engine is not None and self.notice is None and not (self.agent and self.agent.draining)
-
-    def facts(self) -> PodFacts:
-        """As the operator sees it."""
-        ready = self.engine is not None
-        agent = self.agent
-        if agent is not None and self.engine is not None:
-            agent = agent.model_copy(update={"load": EngineLoad(running=len(self.engine.flights))})
-        return PodFacts(
-            self.name,
-            self.uid,
-            self.model,
-            self.owner_uid,
-            self.template_hash,
-            phase="Ready" if ready else ("Pending" if self.pending else "Starting"),
-            ready=ready,
-            created_at=EPOCH + self.created_at,
-            reason="Unschedulable" if self.pending else "",
-            node="" if self.pending else f"node-{self.uid}",
-            zone=self.zone or self.asked,
-            spot=self.spot,
-            agent=agent,
-            notice=self.notice,
-        )
-
-
-@dataclass(slots=True)
-class Bill:
-    """What was paid for."""
-
-    money: float = 0.0
-    pod_seconds: float = 0.0
-    spot_seconds: float = 0.0
-    preemptions: int = 0
 
 
 class Fleet:
@@ -138,9 +78,19 @@ class Fleet:
         self._soon()
 
     def routable(self, model: str) -> list[Pod[Flight]]:
-        """Engines of a Model that take requests, by rising name."""
-        members = self._of.get(model, {})
-        return [one.engine for name in sorted(members) if (one := members[name]).engine is not None and one.routable]
+        """Engines of a Model that take requests, by rising name: those that stay, where there are none all."""
+        serving = [one for _, one in sorted(self._of.get(model, {}).items()) if one.engine is not None]
+        return [one.engine for one in [one for one in serving if one.stays] or serving if one.engine is not None]
+
+    def engines(self, model: str) -> list[Pod[Flight]]:
+        """All engines of a Model that serve."""
+        return [one.engine for one in self._of.get(model, {}).values() if one.engine is not None]
+
+    def leaving(self, model: str) -> list[tuple[Pod[Flight], float]]:
+        """Engines of a Model that have to go, with when, where others stay."""
+        serving = [one for one in self._of.get(model, {}).values() if one.engine is not None]
+        going = [one for one in serving if not one.stays]
+        return [(one.engine, one.leaves_at) for one in going if one.engine] if len(going) < len(serving) else []
 
     def wanted(self, model: str) -> int:
         """Pods of a Model that are there or coming."""
@@ -387,9 +337,3 @@ def _market_settings(market: Market, cold_start_s: float) -> MarketSettings:
     prices = {kind: Prices(on_demand=price.on_demand, spot=price.spot) for kind, price in market.prices.items()}
     zones = tuple(zone.name for zone in market.zones)
     return MarketSettings.model_construct(zones=zones if len(zones) > 1 else (), prices=prices, cold_start=cold_start_s)
-
-
-def replicas(members: Mapping[str, Member]) -> tuple[int, int]:
-    """Pods that are ready, and those of them on spot."""
-    ready = [member for member in members.values() if member.engine is not None]
-    return len(ready), sum(member.spot for member in ready)
