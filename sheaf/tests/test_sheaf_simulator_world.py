@@ -86,6 +86,23 @@ def test_limits_that_nothing_reaches_change_nothing():
     assert plain == wide
 
 
+@pytest.mark.parametrize(("begin", "most"), [("2024-01-01T07:59", 3), ("2024-01-06", 1)])
+def test_schedules_go_by_the_time_at_which_the_trace_begins(tmp_path, begin, most):
+    office = "{name: office, days: [Mon], start: '08:00', end: '18:00', minReplicas: 3}"
+    policy = f"""---
+apiVersion: sheaf.dev/v1alpha1
+kind: AutoscalingPolicy
+metadata: {{name: steady}}
+spec: {{signal: Concurrency, target: 100, minReplicas: 1, maxReplicas: 4, schedules: [{office}]}}
+"""
+    manifest = MANIFEST.replace("replicas: 2", "replicas: 1\n  autoscalingPolicyRef: {name: steady}")
+    (tmp_path / "chat.yaml").write_text(manifest + policy)
+    out = tmp_path / "out"
+    asked = ["--limit", "600", "--begin", begin, "--cold-start", "20", "--out", str(out)]
+    assert run(["simulate", "-f", str(tmp_path / "chat.yaml"), *asked]) == 0
+    assert json.loads((out / "figures.json").read_text())[0]["most_pods"] == most
+
+
 def test_a_cold_fleet_holds_or_refuses_until_its_pods_serve():
     result = simulate([model()], warm=False)
     assert result.samples[0].ready == 0

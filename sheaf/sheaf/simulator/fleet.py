@@ -27,7 +27,7 @@ from sheaf_operator.planning.market.settings import MarketSettings, Prices
 from sheaf.simulator.clock import Clock
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.market import Market
-from sheaf.simulator.members import EPOCH, Bill, Member
+from sheaf.simulator.members import Bill, Member
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.profiles import accelerator
 
@@ -144,13 +144,13 @@ class Fleet:
     def _pass(self, _: object) -> None:
         self._due = False
         dirty, self._dirty = sorted(self._dirty), set()
-        now = EPOCH + self._clock.now
+        now = self._clock.epoch + self._clock.now
         for key in dirty:
             plan = plan_key(self.index, key, now)
             for action in plan.actions:
                 self._act(action)
             if plan.wake_at is not None:
-                self._clock.at(max(plan.wake_at - EPOCH, self._clock.now) + PASS_S, self._wake, key)
+                self._clock.at(max(plan.wake_at - self._clock.epoch, self._clock.now) + PASS_S, self._wake, key)
 
     def _act(self, action: Action) -> None:
         match action:
@@ -183,7 +183,15 @@ class Fleet:
         self._uids += 1
         spot, zone = self._place(template.model, wanted=template.spot, asked=action.zone)
         member = Member(
-            action.name, f"uid-{self._uids}", template.model, template.owner_uid, template.hash, now, spot, zone or ""
+            action.name,
+            f"uid-{self._uids}",
+            template.model,
+            template.owner_uid,
+            template.hash,
+            now,
+            spot,
+            zone or "",
+            self._clock.epoch,
         )
         member.paid_from = now
         self.members[action.name] = member
@@ -262,7 +270,7 @@ class Fleet:
     def _drain(self, action: DrainPod) -> None:
         member = self.members.get(action.name)
         if member is not None and member.uid == action.uid and member.agent is not None:
-            deadline = EPOCH + self._clock.now + action.seconds
+            deadline = self._clock.epoch + self._clock.now + action.seconds
             member.agent = member.agent.model_copy(update={"draining": True, "drain_deadline": deadline})
             self._touch(member)
             self._changed(member.model)
@@ -321,7 +329,7 @@ class Fleet:
         if not self._market.notice_s:
             self._end(member)
             return
-        deadline = EPOCH + self._clock.now + self._market.notice_s
+        deadline = self._clock.epoch + self._clock.now + self._market.notice_s
         member.notice = Notice("market", "SpotInterruption", "taken by the spot market", deadline)
         self._touch(member)
         self._changed(member.model)

@@ -11,12 +11,10 @@ from sheaf_operator.planning import Notice, PodFacts
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.pods import Pod
 
-EPOCH = 1_700_000_000.0
-
 
 @dataclass(slots=True)
 class Member:
-    """One pod as the cluster knows it; times are virtual seconds."""
+    """One pod as the cluster knows it; times are virtual seconds, `epoch` the Unix seconds of their 0."""
 
     name: str
     uid: str
@@ -26,6 +24,7 @@ class Member:
     created_at: float
     spot: bool
     zone: str
+    epoch: float
     engine: Pod[Flight] | None = None
     agent: AgentState | None = None
     notice: Notice | None = None
@@ -43,7 +42,7 @@ class Member:
         """When it has to go."""
         told = [self.notice.deadline] if self.notice else []
         told += [self.agent.drain_deadline] if self.agent and self.agent.draining else []
-        return min((deadline - EPOCH for deadline in told if deadline is not None), default=float("inf"))
+        return min((deadline - self.epoch for deadline in told if deadline is not None), default=float("inf"))
 
     def facts(self) -> PodFacts:
         """As the operator sees it."""
@@ -59,7 +58,7 @@ class Member:
             self.template_hash,
             phase="Ready" if ready else ("Pending" if self.pending else "Starting"),
             ready=ready,
-            created_at=EPOCH + self.created_at,
+            created_at=self.epoch + self.created_at,
             reason="Unschedulable" if self.pending else "",
             node="" if self.pending else f"node-{self.uid}",
             zone=self.zone or self.asked,

@@ -14,12 +14,12 @@ from sheaf_gateway.admission.terms import Work
 from sheaf_operator.planning import FleetIndex
 
 from sheaf.simulator.calls import GATEWAY_TOKENS, Call, block_hashes
-from sheaf.simulator.clock import Clock, rarely_collected
+from sheaf.simulator.clock import EPOCH, Clock, rarely_collected
 from sheaf.simulator.doors import Door
 from sheaf.simulator.fleet import Fleet
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.market import Market
-from sheaf.simulator.members import EPOCH, Bill, replicas
+from sheaf.simulator.members import Bill, replicas
 from sheaf.simulator.outcome import Outcome
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.policies.base import Policy
@@ -72,6 +72,7 @@ class Setting:
         scaler: makes who decides on numbers of replicas, from the fleet's index, the profiles by Model and the cold
             start; None: the operator's own.
         scale_every_s: how often it looks.
+        begin: Unix seconds of the trace's beginning, by which schedules go; None: some evening.
     """
 
     market: Market = field(default_factory=Market)
@@ -80,6 +81,7 @@ class Setting:
     warm: bool = True
     scaler: Callable[[FleetIndex, Mapping[str, TimingProfile], float], Autoscaler] | None = None
     scale_every_s: float = PERIOD_S
+    begin: float | None = None
 
 
 class World:
@@ -95,7 +97,8 @@ class World:
     """
 
     def __init__(self, objects: Sequence[KubeObject], policy: Policy, setting: Setting) -> None:
-        self.clock = Clock()
+        self._warm_s = 2 * setting.cold_start_s + 10.0 if setting.warm else 0.0
+        self.clock = Clock(epoch=EPOCH if setting.begin is None else setting.begin - self._warm_s)
         self.policy = policy
         self.result = Result(Outcome(), Bill())
         models = {item.name: item for item in objects if isinstance(item, Model)}
@@ -109,7 +112,6 @@ class World:
         self._fresh: list[float] = []
         self._arrived = 0
         self._telling = self._looking = False
-        self._warm_s = 2 * setting.cold_start_s + 10.0 if setting.warm else 0.0
         self.fleet = Fleet(
             objects, setting.market, self.clock, setting.cold_start_s, self._start, self._changed, self._lost
         )
@@ -159,8 +161,8 @@ class World:
         self.fleet.refresh()
         ready = {name: len(pods) for name, pods in self._routable.items()}
         slots = {name: self._door.slots.of(name, now) for name in ready}
-        report = self._watch.report(ready, slots, now, EPOCH)
-        self.fleet.plan_again(self._scaler.observe({"gateway": report}, EPOCH + now))
+        report = self._watch.report(ready, slots, now, self.clock.epoch)
+        self.fleet.plan_again(self._scaler.observe({"gateway": report}, self.clock.epoch + now))
         self.clock.at(now + self._scale_every_s, self._scale)
 
     def _sample_every(self, period: float, end: float) -> None:
