@@ -16,7 +16,7 @@ from sheaf.simulator.world import Result, Setting, World
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 
 KINDS = {"Model": Model, "Adapter": Adapter, "SLO": SLO, "AutoscalingPolicy": AutoscalingPolicy}
-CHAT = "51e55c2f9f2f754a"
+CHAT = "087247704fe35d18"
 FLEET = "d333fefce74aa313"
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from sheaf.cli.main import run
+from sheaf.simulator.calls import Call
 from sheaf.simulator.figures import bounds_of, figures
 from sheaf.simulator.market import Market, Zone
 from sheaf.simulator.naming import named
@@ -120,6 +121,14 @@ def test_lost_spot_pods_are_replaced_and_their_streams_continued():
     assert min(sample.ready for sample in result.samples) == 1
     assert result.samples[-1].ready == 4
     assert result.bill.spot_seconds == pytest.approx(result.bill.pod_seconds)
+
+
+def test_an_adapter_that_keeps_its_pod_busy_is_kept_on_more_pods():
+    found = World([model(replicas=3), adapter()], POLICIES["sheaf"](1), Setting(cold_start_s=5.0))
+    found.run([Call(float(n), "chat", ((n, 300),), 300, 400, "pirate") for n in range(200)])
+    pinned = [member for member in found.fleet.members.values() if any(one.pinned for one in member.entries)]
+    assert len(pinned) > 1
+    assert found.fleet.index.adapter("pirate").status.desired_replicas > 1
 
 
 def test_a_notice_lets_streams_finish():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sheaf_crds import Adapter, KubeObject, Model
-from sheaf_crds.agent_api import AdapterState, AgentState
+from sheaf_crds.agent_api import AgentState
 from sheaf_operator.planning import (
     Action,
     CreatePod,
@@ -97,8 +97,9 @@ class Fleet:
         return len(self._of.get(model, ()))
 
     def refresh(self) -> None:
-        """Show the operator how busy pods are."""
+        """Show the operator how busy pods are, and their adapters."""
         for member in self.members.values():
+            member.look(self._clock.now)
             self._dirty |= self.index.upsert(member.facts())
 
     def plan_again(self, keys: Iterable[Key]) -> None:
@@ -169,6 +170,7 @@ class Fleet:
         """Remember what was written, so that it is not written again."""
         found = {
             "Model": self.index.model,
+            "Adapter": self.index.adapter,
             "SLO": self.index.slo,
             "AutoscalingPolicy": self.index.policy,
         }.get(action.kind)
@@ -259,12 +261,9 @@ class Fleet:
         pinned = [entry for entry in action.catalog.adapters if entry.pinned]
         for entry in pinned:
             member.engine.load_adapter(entry.name, entry.rank or self._ranks.get(entry.name, 16))
-        states = tuple(
-            AdapterState(name=entry.name, state="Resident", digest=entry.digest or "", rank=entry.rank or 0)
-            for entry in pinned
-        )
-        update = {"catalog_generation": action.catalog.generation, "adapters": states}
-        member.agent = member.agent.model_copy(update=update)
+        member.agent = member.agent.model_copy(update={"catalog_generation": action.catalog.generation, "adapters": ()})
+        member.entries = action.catalog.adapters
+        member.look(self._clock.now)
         self._touch(member)
 
     def _drain(self, action: DrainPod) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from sheaf_crds.agent_api import AgentState, EngineLoad
+from sheaf_crds.agent_api import AdapterState, AgentState, CatalogEntry, EngineLoad
+from sheaf_engine.agent.activity import Activity, observe
 from sheaf_operator.planning import Notice, PodFacts
 
 from sheaf.simulator.flights import Flight
@@ -31,6 +32,9 @@ class Member:
     pending: bool = False
     asked: str = ""
     paid_from: float = 0.0
+    entries: Sequence[CatalogEntry] = ()
+    activity: Mapping[str, Activity] = field(default_factory=dict)
+    looked_at: float = 0.0
 
     @property
     def stays(self) -> bool:
@@ -43,6 +47,23 @@ class Member:
         told = [self.notice.deadline] if self.notice else []
         told += [self.agent.drain_deadline] if self.agent and self.agent.draining else []
         return min((deadline - self.epoch for deadline in told if deadline is not None), default=float("inf"))
+
+    def look(self, now: float) -> None:
+        """Tell as the agent does which adapters are resident, and how much of the time each is used."""
+        if self.engine is None or self.agent is None or not self.entries:
+            return
+        engine = self.engine.engine
+        active = (*engine.adapters.running, *engine.waiting_adapters)
+        self.activity = observe(self.activity, active, now - (self.looked_at or now))
+        self.looked_at, here = now, frozenset(engine.adapters.in_host_memory)
+        states = tuple(self._state(entry) for entry in self.entries if entry.pinned or entry.name in here)
+        if states != self.agent.adapters:
+            self.agent = self.agent.model_copy(update={"adapters": states})
+
+    def _state(self, entry: CatalogEntry) -> AdapterState:
+        told = self.activity[entry.name].told if entry.name in self.activity else 0.0
+        digest, rank = entry.digest or "", entry.rank or 0
+        return AdapterState(name=entry.name, state="Resident", digest=digest, rank=rank, activity=told)
 
     def facts(self) -> PodFacts:
         """As the operator sees it."""

@@ -11,7 +11,7 @@ from sheaf_engine.timing import TimingProfile
 from sheaf_gateway.admission.admission import Admit, Reject
 from sheaf_gateway.admission.ending import breaks_promise
 from sheaf_gateway.admission.terms import Work
-from sheaf_operator.planning import FleetIndex
+from sheaf_operator.planning import FleetIndex, Key
 
 from sheaf.simulator.calls import GATEWAY_TOKENS, Call, block_hashes
 from sheaf.simulator.clock import EPOCH, Clock, rarely_collected
@@ -129,7 +129,8 @@ class World:
         make = setting.scaler or sheaf_scaler
         self._scaler = make(self.fleet.index, self._profiles, setting.cold_start_s)
         self._scale_every_s = setting.scale_every_s
-        if policies:
+        self._scales = bool(policies)
+        if policies or adapters:
             self.clock.at(self._warm_s, self._scale)
 
     def run(self, calls: Sequence[Call]) -> Result:
@@ -159,11 +160,14 @@ class World:
         """Look at demand as the operator does, and again a while later."""
         now = self.clock.now
         self.fleet.refresh()
+        self.fleet.plan_again(self._wishes(now) if self._scales else ())
+        self.clock.at(now + self._scale_every_s, self._scale)
+
+    def _wishes(self, now: float) -> Iterable[Key]:
         ready = {name: len(pods) for name, pods in self._routable.items()}
         slots = {name: self._door.slots.of(name, now) for name in ready}
         report = self._watch.report(ready, slots, now, self.clock.epoch)
-        self.fleet.plan_again(self._scaler.observe({"gateway": report}, self.clock.epoch + now))
-        self.clock.at(now + self._scale_every_s, self._scale)
+        return self._scaler.observe({"gateway": report}, self.clock.epoch + now)
 
     def _sample_every(self, period: float, end: float) -> None:
         count = int((end - self.clock.now) / period)
