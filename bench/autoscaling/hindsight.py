@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sheaf.simulator.fleet import EPOCH
+from sheaf.simulator.clock import EPOCH
 from sheaf_crds.model import ModelAutoscaling
 from sheaf_operator.planning import FleetIndex
 from sheaf_operator.planning.autoscaling import Reports

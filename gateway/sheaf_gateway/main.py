@@ -20,13 +20,13 @@ from sheaf_gateway.api.inference import Inference, InferenceRules
 from sheaf_gateway.api.keys import MAX_BYTES as MAX_KEYS_BYTES
 from sheaf_gateway.api.keys import KeyRing, read_keys
 from sheaf_gateway.api.management import management
-from sheaf_gateway.api.mending import MendingRules
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.records import Records
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.surface import Surface, refusal_body
 from sheaf_gateway.api.warming import WarmingRules
 from sheaf_gateway.config import ConfigError, GatewayConfig, parse_listen
+from sheaf_gateway.continuation.bounds import MendingRules
 from sheaf_gateway.fleet.agents import AGENT_LIMITS, AgentClient
 from sheaf_gateway.fleet.capacities import Capacities
 from sheaf_gateway.fleet.following import following

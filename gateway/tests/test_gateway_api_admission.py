@@ -192,7 +192,7 @@ async def test_the_gateway_gives_an_engine_no_more_than_it_runs_and_a_reserve(ma
 async def test_who_waits_goes_in_when_pods_take_more_though_nothing_ended(make_world, ask):  # noqa: F811
     world = await make_world(pods={"base": 1})
     core = world.gateway.inference
-    core.capacity._bounds["base-0"] = 1
+    core.capacity._bounds._found["base-0"] = 1
     world.engines[0].pause = 1.2
     tasks = [asyncio.create_task(ask(world, "POST", CHAT, chat())) for _ in range(2)]
     await world.until(lambda: core.admission.waiting("base") == 1)

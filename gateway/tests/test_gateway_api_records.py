@@ -5,8 +5,9 @@ import json
 import pytest
 from gateway_fixtures import adapter, ask, chat, make_world, model, slo  # noqa: F401
 from gateway_raw_servers import DIGEST
+from sheaf_gateway.admission.ending import Usage
 from sheaf_gateway.api.records import Record, Records
-from sheaf_gateway.api.usage import Usage, find_usage, reported
+from sheaf_gateway.api.usage import find_usage, reported
 
 CHAT = "/v1/chat/completions"
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from sheaf.cli.main import run
+from sheaf.simulator.calls import Call
 from sheaf.simulator.figures import bounds_of, figures
 from sheaf.simulator.market import Market, Zone
 from sheaf.simulator.naming import named
@@ -16,6 +17,7 @@ from sheaf.simulator.outcome import quantile
 from sheaf.simulator.picture import PictureError, picture
 from sheaf.simulator.policies.registry import POLICIES
 from sheaf.simulator.report import HEADINGS, cells, columns, page
+from sheaf.simulator.slots import Slots
 from sheaf.simulator.traces import Chat, conversations
 from sheaf.simulator.world import Result, Setting, World
 from sheaf_crds import SLO, Adapter, KubeObject, Model
@@ -85,6 +87,23 @@ def test_limits_that_nothing_reaches_change_nothing():
     assert plain == wide
 
 
+@pytest.mark.parametrize(("begin", "most"), [("2024-01-01T07:59", 3), ("2024-01-06", 1)])
+def test_schedules_go_by_the_time_at_which_the_trace_begins(tmp_path, begin, most):
+    office = "{name: office, days: [Mon], start: '08:00', end: '18:00', minReplicas: 3}"
+    policy = f"""---
+apiVersion: sheaf.dev/v1alpha1
+kind: AutoscalingPolicy
+metadata: {{name: steady}}
+spec: {{signal: Concurrency, target: 100, minReplicas: 1, maxReplicas: 4, schedules: [{office}]}}
+"""
+    manifest = MANIFEST.replace("replicas: 2", "replicas: 1\n  autoscalingPolicyRef: {name: steady}")
+    (tmp_path / "chat.yaml").write_text(manifest + policy)
+    out = tmp_path / "out"
+    asked = ["--limit", "600", "--begin", begin, "--cold-start", "20", "--out", str(out)]
+    assert run(["simulate", "-f", str(tmp_path / "chat.yaml"), *asked]) == 0
+    assert json.loads((out / "figures.json").read_text())[0]["most_pods"] == most
+
+
 def test_a_cold_fleet_holds_or_refuses_until_its_pods_serve():
     result = simulate([model()], warm=False)
     assert result.samples[0].ready == 0
@@ -102,6 +121,14 @@ def test_lost_spot_pods_are_replaced_and_their_streams_continued():
     assert min(sample.ready for sample in result.samples) == 1
     assert result.samples[-1].ready == 4
     assert result.bill.spot_seconds == pytest.approx(result.bill.pod_seconds)
+
+
+def test_an_adapter_that_keeps_its_pod_busy_is_kept_on_more_pods():
+    found = World([model(replicas=3), adapter()], POLICIES["sheaf"](1), Setting(cold_start_s=5.0))
+    found.run([Call(float(n), "chat", ((n, 300),), 300, 400, "pirate") for n in range(200)])
+    pinned = [member for member in found.fleet.members.values() if any(one.pinned for one in member.entries)]
+    assert len(pinned) > 1
+    assert found.fleet.index.adapter("pirate").status.desired_replicas > 1
 
 
 def test_a_notice_lets_streams_finish():
@@ -125,7 +152,7 @@ def test_a_full_queue_refuses_and_a_promise_that_cannot_be_kept_too():
     promise = slo(ttft={"p95": "100ms"}, queue={"maxRequests": 1, "maxWait": "1s"})
     tight = model(replicas=1, sloRef={"name": "fast"})
     world = World([tight, promise], POLICIES["sheaf"](1), Setting(cold_start_s=1.0))
-    world._door._max_inflight = 2
+    world._door.slots = Slots(2)
     result = world.run(named(conversations(Chat(seconds=20.0, rate=20.0), 1), ["chat"], {}, 1))
     assert result.outcome.refused > 0
     assert bounds_of([tight, promise]).ttft == 0.1

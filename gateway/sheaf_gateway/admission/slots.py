@@ -7,6 +7,35 @@ the reserve. None waiting while the bound is reached means that it could take mo
 stays just above what the engine runs, and a moment's burst costs little.
 """
 
+from collections.abc import Container, Iterable
+
+
+class Bounds:
+    """The bounds in force of all pods: `ceiling` until an engine shows that it is too much."""
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self._found: dict[str, int] = {}
+
+    def of(self, pod: str) -> int:
+        """The bound of a pod."""
+        return self._found.get(pod, self.ceiling)
+
+    def hear(self, pod: str, *, own: int, running: int, waiting: int) -> int:
+        """An engine reports (see `adapted`); the bound of its pod from now on."""
+        bound = adapted(self.of(pod), own=own, running=running, waiting=waiting, ceiling=self.ceiling)
+        self._found[pod] = bound
+        return bound
+
+    def keep(self, pods: Container[str]) -> None:
+        """Forget every pod that is not named."""
+        self.forget([name for name in self._found if name not in pods])
+
+    def forget(self, pods: Iterable[str]) -> None:
+        """Forget these pods."""
+        for name in pods:
+            self._found.pop(name, None)
+
 
 def reserve(running: int) -> int:
     """Requests that should wait in an engine that runs this many, so that the next step never lacks one."""

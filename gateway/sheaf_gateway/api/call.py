@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from sheaf_gateway.admission.ending import NOTHING, Usage
 from sheaf_gateway.api import errors, failures
 from sheaf_gateway.api.answers import (
     answer_headers,
@@ -32,7 +33,7 @@ from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Record
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
-from sheaf_gateway.api.usage import NOTHING, Usage, find_usage, reported
+from sheaf_gateway.api.usage import find_usage, reported
 from sheaf_gateway.continuation.chunks import asking_for_ids
 from sheaf_gateway.proxy.again import AnswerHead
 from sheaf_gateway.proxy.errors import Saturated, UpstreamError

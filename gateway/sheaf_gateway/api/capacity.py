@@ -5,7 +5,7 @@ Reports are worked in when somebody asks, at most every `_FRESH_S`: a request pa
 
 from sheaf_crds.agent_api import AgentState
 
-from sheaf_gateway.admission.slots import adapted
+from sheaf_gateway.admission.slots import Bounds
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.router import Router
@@ -19,8 +19,7 @@ class Capacity:
     def __init__(self, store: FleetStore, router: Router, ceiling: int) -> None:
         self._store = store
         self._router = router
-        self._ceiling = ceiling
-        self._bounds: dict[str, int] = {}
+        self._bounds = Bounds(ceiling)
         self._seen: dict[str, AgentState] = {}
         self._slots: dict[str, tuple[float, int]] = {}
 
@@ -37,13 +36,13 @@ class Capacity:
 
     def bound(self, pod: str) -> int:
         """The bound of a pod that is in force."""
-        return self._bounds.get(pod, self._ceiling)
+        return self._bounds.of(pod)
 
     def changed(self) -> None:
         """The fleet's shape is another one: look again, and forget pods that are gone."""
         self._slots.clear()
         alive = {pod.name for pods in self._store.fleet.pods.values() for pod in pods}
-        self._bounds = {name: bound for name, bound in self._bounds.items() if name in alive}
+        self._bounds.keep(alive)
         self._seen = {name: state for name, state in self._seen.items() if name in alive}
 
     def _bound(self, pod: Pod) -> int:
@@ -52,11 +51,5 @@ class Capacity:
             return self.bound(pod.name)
         self._seen[pod.name] = state
         ledger, load = self._router.ledgers.get(pod.name), state.load
-        bound = self._bounds[pod.name] = adapted(
-            self.bound(pod.name),
-            own=ledger.running if ledger is not None else 0,
-            running=load.running,
-            waiting=load.waiting,
-            ceiling=self._ceiling,
-        )
-        return bound
+        own = ledger.running if ledger is not None else 0
+        return self._bounds.hear(pod.name, own=own, running=load.running, waiting=load.waiting)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from sheaf_gateway.admission.ending import NOTHING, Usage
 from sheaf_gateway.api.records import Attempt
 from sheaf_gateway.api.salting import salted
-from sheaf_gateway.api.usage import NOTHING, Usage
 from sheaf_gateway.continuation.joiner import Joiner, SeamError
 from sheaf_gateway.continuation.journal import UNREADABLE, Journal
 from sheaf_gateway.continuation.notice import Progress

@@ -10,14 +10,13 @@ import msgspec
 import structlog
 
 from sheaf_gateway.admission.admission import Admit, Reject, Wait, over_limit
+from sheaf_gateway.admission.ending import Ending, settle
+from sheaf_gateway.admission.expecting import expected
 from sheaf_gateway.admission.limits import Refusal, ScopedRate
 from sheaf_gateway.admission.terms import Work
 from sheaf_gateway.api import failures
 from sheaf_gateway.api.asking import Asked
-from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.shared import LimitsUnavailable, bounded
-from sheaf_gateway.routing.cost import compute, pairs, tokens
-from sheaf_gateway.routing.prefix import BLOCK
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.call import Call
@@ -70,15 +69,7 @@ class Entry:
         """The call is over, however it went."""
         core, used = self._core, ending.total(self.door.prompt)
         if self.admitted:
-            core.admission.release(
-                self.door,
-                now,
-                used_tokens=used,
-                uncached=ending.uncached() if ending.billed else 0.0,
-                output=ending.output() if ending.billed else 0.0,
-                service_s=ending.service_s if ending.well else None,
-                first_s=ending.first_s,
-            )
+            settle(core.admission, self.door, ending, now)
             core.call_in(self.door.model)
         if self._leased and core.shared is not None:
             correction = -self.door.tokens if not self.admitted else 0.0 if used is None else used - self.door.tokens
@@ -132,7 +123,5 @@ class Entry:
         router, ask = self._core.router, self._asked.ask
         pods = self._core.store.fleet.pods_of(ask.model)
         matched = router.index.match(ask.chain, [(pod.name, pod.epoch) for pod in pods])
-        cached = min(tokens(max(matched.values(), default=0) * BLOCK), self.door.prompt)
-        uncached, price = self.door.prompt - cached, router.model(ask.model).coefficients
-        prefill_ms = price.base_ms + compute(uncached, pairs(uncached, cached), price)
-        return Work(uncached, cached, prefill_ms / 1000.0, ask.chain[0] if ask.chain else 0)
+        price = router.model(ask.model).coefficients
+        return expected(self.door.prompt, ask.chain, max(matched.values(), default=0), price)

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic.alias_generators import to_camel
-from sheaf_crds.slo import Observed, SLOWindow
 
 from sheaf_gateway.admission.admission import Demand
 from sheaf_gateway.admission.attainment import LATENCIES, QUANTILES, Figures
+from sheaf_gateway.admission.promised import window
 from sheaf_gateway.api.metrics import Reading
 from sheaf_gateway.logs import lost_lines
 
 if TYPE_CHECKING:
     from sheaf_gateway.api.inference import Inference
-
-_NAMES = ("p50", "p90", "p95", "p99")
 
 
 def demand(core: "Inference") -> dict[str, Any]:
@@ -47,19 +45,6 @@ def slos(core: "Inference") -> dict[str, Any]:
 def told_slos(found: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
     """The same of these figures."""
     return {"at": time.time(), "slos": [{"slo": name, "windows": _windows(kept)} for name, kept in found.items()]}
-
-
-def window(name: str, figures: Figures) -> SLOWindow:
-    """One window in the words of the API."""
-    return SLOWindow(
-        window=name,
-        requests=figures.requests,
-        failed=figures.failed,
-        attained_percent=None if figures.attained is None else round(100.0 * figures.attained, 3),
-        goodput=round(figures.goodput, 3),
-        burn=round(figures.burn, 3),
-        **{latency: _observed(getattr(figures, latency)) for latency in LATENCIES},
-    )
 
 
 def readings(core: "Inference", models: Iterable[str]) -> Iterable[Reading]:
@@ -107,7 +92,3 @@ def _attained(kept: Mapping[str, Mapping[str, Figures]]) -> Iterable[Reading]:
 
 def _windows(kept: Mapping[str, Figures]) -> list[dict[str, Any]]:
     return [window(name, figures).to_wire() for name, figures in kept.items()]
-
-
-def _observed(values: Iterable[float | None]) -> Observed:
-    return Observed(**dict(zip(_NAMES, values, strict=True)))

@@ -17,18 +17,18 @@ import msgspec
 
 from sheaf_gateway.admission.admission import Admission, DoorRules
 from sheaf_gateway.admission.attainment import Outcome
+from sheaf_gateway.admission.ending import Ending, breaks_promise
 from sheaf_gateway.api import asking, body, errors
 from sheaf_gateway.api.access import AccessLog, Line
 from sheaf_gateway.api.asking import Asked, Head
 from sheaf_gateway.api.call import Call
 from sheaf_gateway.api.capacity import Capacity
-from sheaf_gateway.api.ending import Ending
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.figure_readers import SharedToken
 from sheaf_gateway.api.gathering import Colleagues
 from sheaf_gateway.api.ids import RequestIds
 from sheaf_gateway.api.keys import KeyRing
-from sheaf_gateway.api.mending import Mending, MendingRules
+from sheaf_gateway.api.mending import Mending
 from sheaf_gateway.api.metrics import Metrics
 from sheaf_gateway.api.promises import AttainmentBook, TermsBook
 from sheaf_gateway.api.records import Record, Records
@@ -37,6 +37,7 @@ from sheaf_gateway.api.salting import Salts
 from sheaf_gateway.api.shared import SharedLimits
 from sheaf_gateway.api.waiting import WaitingRoom
 from sheaf_gateway.api.warming import Warming, WarmingRules
+from sheaf_gateway.continuation.bounds import MendingRules
 from sheaf_gateway.fleet.loading import AdapterLoader
 from sheaf_gateway.fleet.store import FleetStore
 from sheaf_gateway.fleet.view import Fleet
@@ -48,7 +49,6 @@ from sheaf_gateway.routing.prefix import Chains
 from sheaf_gateway.routing.router import Router
 
 _MAX_ENDPOINTS = 65_536
-_FAILED = frozenset({"slo_unattainable", "stream_interrupted"})
 
 
 class InferenceRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,7 +243,7 @@ class Inference:
     def _attained(self, slo: str, record: Record, outcome: Outcome) -> None:
         if record.status < 400 and record.error is None:
             self.attainment.answered(slo, outcome, self.now())
-        elif record.status >= 500 or record.error in _FAILED:
+        elif breaks_promise(record.status, record.error):
             self.attainment.failed(slo, self.now())
 
     def _fleet_changed(self, fleet: Fleet) -> None:

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from sheaf_gateway.api.metrics import Metrics
+from sheaf_gateway.continuation.bounds import MendingRules
 from sheaf_gateway.continuation.journal import Purse
 from sheaf_gateway.continuation.notice import Drains, Lengths, stays
 from sheaf_gateway.continuation.pacing import Pacing
@@ -21,20 +20,6 @@ if TYPE_CHECKING:
 _LOOK_S = 0.5
 _DRAIN_S = 60.0
 _PARSERS = ("--reasoning-parser", "--reasoning_parser")
-
-
-class MendingRules(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds: moves of one stream (0: streams are never continued), seconds that one waits for a pod, bytes of one
-    journal and of all, tokens generated again, continuations that start at once for each ready pod, and the seconds
-    before a pod's deadline by which its streams must have ended."""
-
-    max_continuations: int = 8
-    max_wait_s: float = 30.0
-    max_journal: int = 2**20
-    max_journals: int = 256 * 2**20
-    max_replay: int = 1024
-    starting_per_pod: int = 16
-    lead_s: float = 2.0
 
 
 class Mending:

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from sheaf_crds import SLO, AutoscalingPolicy, Model
 
-from sheaf_gateway.admission.attainment import WINDOWS, Attainment, Bound, Figures, Outcome, Tally, figures
-from sheaf_gateway.admission.terms import PLAIN, Terms
+from sheaf_gateway.admission.attainment import WINDOWS, Attainment, Figures, Outcome, Tally, figures
+from sheaf_gateway.admission.promised import bounds, terms
+from sheaf_gateway.admission.terms import Terms
 from sheaf_gateway.fleet.declared import Declared
-
-_ORDERED_BY = 0.95
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -41,33 +40,6 @@ class TermsBook:
         """Forget Models that are gone."""
         alive = set(models)
         self._known = {name: known for name, known in self._known.items() if name in alive}
-
-
-def terms(slo: SLO | None, *, wakes: bool) -> Terms:
-    """The terms of an SLO; `wakes` says that an AutoscalingPolicy may start pods for who waits."""
-    if slo is None:
-        return msgspec.structs.replace(PLAIN, wakes=wakes)
-    spec = slo.spec
-    promised = spec.ttft.bounds()
-    within = [seconds for quantile, seconds in promised if quantile <= _ORDERED_BY]
-    return Terms(
-        policy=spec.fairness.policy,
-        weights=spec.fairness.weights,
-        ttft=within[-1] if within else (promised[0][1] if promised else None),
-        ttft_limit=promised[-1][1] if promised else None,
-        interactive=spec.class_ == "Interactive",
-        wakes=wakes,
-    )
-
-
-def bounds(slo: SLO) -> tuple[Bound, ...]:
-    """Every promise of an SLO."""
-    spec = slo.spec
-    return (
-        *(Bound("ttft", quantile, seconds) for quantile, seconds in spec.ttft.bounds()),
-        *(Bound("tpot", quantile, seconds) for quantile, seconds in spec.tpot.bounds()),
-        *(Bound("e2e", quantile, seconds) for quantile, seconds in spec.e2e.bounds()),
-    )
 
 
 class AttainmentBook:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from sheaf_gateway.admission.ending import NOTHING, Usage
 from sheaf_gateway.api.answers import is_object
 
 _COUNT = re.compile(rb'"(prompt|input|completion|output|cached|cache_read_input)_tokens":\s*(\d{1,12})')
@@ -16,22 +17,6 @@ _PROMPT = frozenset({b"prompt", b"input"})
 _CACHED = frozenset({b"cached", b"cache_read_input"})
 _USAGE = b'"usage":'
 
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the engine counted them; None where it did not say."""
-
-    prompt: int | None = None
-    output: int | None = None
-    cached: int | None = None
-
-    def total(self) -> int | None:
-        """Prompt and output tokens together."""
-        if self.prompt is None and self.output is None:
-            return None
-        return (self.prompt or 0) + (self.output or 0)
-
-
-NOTHING = Usage()
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=10**12)] | None
 

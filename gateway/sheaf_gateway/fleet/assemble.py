@@ -5,11 +5,11 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
-from sheaf_crds import SLO, Adapter, Model
+from sheaf_crds import Adapter, Model
 from sheaf_crds.agent_api import AgentState
 
 from sheaf_gateway.fleet.snapshot import PodSnapshot
-from sheaf_gateway.fleet.view import Pod, Promise, Rate, Served
+from sheaf_gateway.fleet.view import Pod, Promise, Served
 
 T = TypeVar("T")
 
@@ -92,23 +92,6 @@ def renamed(served: Mapping[str, Served], changed: Mapping[str, Served | None]) 
 def thawed(mapping: Mapping[str, T]) -> dict[str, T]:
     """A copy to change; of a read-only view of a dict as quick as of the dict."""
     return mapping.copy() if isinstance(mapping, MappingProxyType) else dict(mapping)
-
-
-def promise(slo: SLO) -> Promise:
-    """What admission reads of an SLO object."""
-    spec = slo.spec
-    limits = Rate(
-        requests_per_minute=spec.limits.requests_per_minute,
-        tokens_per_minute=spec.limits.tokens_per_minute,
-        max_concurrent=spec.limits.max_concurrent,
-    )
-    return Promise(
-        name=slo.name,
-        interactive=spec.class_ == "Interactive",
-        max_queue=spec.queue.max_requests,
-        max_wait=spec.queue.max_wait,
-        limits=limits,
-    )
 
 
 def served_model(model: Model, promised: Promise) -> Served:

@@ -9,7 +9,8 @@ from typing import Any
 
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, Model
 
-from sheaf_gateway.fleet.assemble import promise, served_adapter, served_model
+from sheaf_gateway.admission.promised import promise
+from sheaf_gateway.fleet.assemble import served_adapter, served_model
 from sheaf_gateway.fleet.snapshot import KINDS, Changes, FleetSnapshot, Item, Kind, PodSnapshot, snapshot_of
 from sheaf_gateway.fleet.view import Promise, Served
 

@@ -109,6 +109,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     def availability(self, served: Served) -> Availability:
         """Whether anything could answer now, will soon, or is wanted at all."""
-        if self.ready.get(served.model):
-            return "Ready"
-        return "Zero" if served.replicas == 0 and not self.pods_of(served.model) else "Starting"
+        return availability(served.replicas, self.ready.get(served.model, 0), len(self.pods_of(served.model)))
+
+
+def availability(declared: int, ready: int, pods: int) -> Availability:
+    """The same of a Model that declares so many replicas, of whose pods so many are ready."""
+    if ready:
+        return "Ready"
+    return "Zero" if declared == 0 and not pods else "Starting"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from sheaf.simulator.report import HEADINGS, Run, columns, drawings, page, panel
 from sheaf.simulator.traces import Chat, Shape, TraceError, conversations, read_trace, shaped
 from sheaf.simulator.world import COLD_START_S, Result, Setting, World
 
+MONDAY = datetime(2024, 1, 1)  # noqa: DTZ001 - as the command line reads it
 Paths = Annotated[list[Path], typer.Option("--file", "-f", help="Manifest files, or folders of them.")]
 
 
@@ -51,6 +53,10 @@ def simulate(
     cold_start: Annotated[float, typer.Option(min=0.0, max=86_400.0, help="Seconds until a new pod serves.")] = (
         COLD_START_S
     ),
+    begin: Annotated[
+        datetime,
+        typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="When the trace begins, UTC: schedules go by it."),
+    ] = MONDAY,
     notice: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Seconds of warning before spot is taken.")] = 30.0,
 ) -> int:
     """Show what the manifests would do with a trace: latency, SLO attainment, cost, replicas, preemptions."""
@@ -58,8 +64,8 @@ def simulate(
         raise CliError(f"--plot {plot}: name a file that ends in .svg or .png", code=2)
     try:
         objects = _objects(files)
-        market = _market(spot_trace or [], prices, notice)
-        setting = Setting(market=market, cold_start_s=cold_start, profile=_profile(profile))
+        market, at = _market(spot_trace or [], prices, notice), begin.replace(tzinfo=UTC).timestamp()
+        setting = Setting(market=market, cold_start_s=cold_start, profile=_profile(profile), begin=at)
         calls = _calls(trace, Shape(speed=speed, seed=seed, limit=limit))
         plans = [("sheaf", objects, "sheaf"), *(_variant(text, objects) for text in compare or [])]
         bounds = bounds_of(objects)

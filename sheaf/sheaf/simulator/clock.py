@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 Action = Callable[[Any], None]
 RARELY = 200_000
+EPOCH = 1_700_000_000.0
 
 
 @contextlib.contextmanager
@@ -42,13 +43,15 @@ class Clock:
 
     Attributes:
         now: the time of the event that happens.
+        epoch: Unix seconds of virtual 0.
         happened: events so far.
     """
 
-    __slots__ = ("_heap", "_number", "happened", "now")
+    __slots__ = ("_heap", "_number", "epoch", "happened", "now")
 
-    def __init__(self, start: float = 0.0) -> None:
+    def __init__(self, start: float = 0.0, epoch: float = EPOCH) -> None:
         self.now = start
+        self.epoch = epoch
         self.happened = 0
         self._heap: list[tuple[float, int, Action, Any]] = []
         self._number = 0

@@ -41,6 +41,12 @@ class CoastingEngine(Engine):
         steps = batch.counter - sequence.joined if sequence.ticket >= 0 else 0
         return sequence.generated + steps
 
+    def produced(self, early: int) -> dict[RequestId, int]:
+        """Tokens of each request that are out, where the last `early` of those that run are not yet."""
+        out = {sequence.request.id: max(0, self.generated(sequence) - early) for sequence in self.sequences()}
+        out.update({name: sequence.generated for name, sequence in self._scheduler.waiting.items()})
+        return out
+
     def look(self, now: float) -> Seen:
         """Take the step that begins at `now`, as `step` does; there must be something to do."""
         step, scheduler = Step(self._stall), self._scheduler

@@ -1,19 +1,32 @@
-"""Sheaf's own admission, unchanged: the one place where the simulator meets the gateway's admission room."""
+"""Sheaf's own admission, unchanged: the one place where the simulator meets the gateway's admission room.
+
+It is told what the gateway tells it: how many requests the pods take by what engines report, what a request that waits
+is expected to take, what its pod has of its prompt, what it has produced so far, and how it ended. The tokens of
+streams are billed when somebody asks for a place, in the gateway's portions of `BILL_EVERY`, at most once in `BILL_S`;
+where nobody shares pods with another tenant, or shares are not kept, only at the end, for nothing depends on it before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sheaf_crds import SLO, AutoscalingPolicy, Model
-from sheaf_gateway.admission.admission import Admission, Admit, Reject, Wait
+from sheaf_gateway.admission.admission import Admission, Admit, Answer, Reject, Wait
+from sheaf_gateway.admission.ending import Ending, Usage, settle
 from sheaf_gateway.admission.limits import ScopedRate
-from sheaf_gateway.admission.terms import Ask, Terms
-from sheaf_gateway.fleet.view import Availability, Rate
+from sheaf_gateway.admission.promised import promise, terms
+from sheaf_gateway.admission.terms import Ask, Measure, Terms
+from sheaf_gateway.fleet.view import Promise, Rate, availability
 
 from sheaf.simulator.flights import Flight
+from sheaf.simulator.pods import Pod
+from sheaf.simulator.slots import Slots
 
 MAX_INFLIGHT = 256
-_ORDERED_BY = 0.95
+BILL_EVERY = 8
+BILL_S = 0.25
+
+Engines = Callable[[str], Iterable[Pod[Flight]]]
 
 
 class Door:
@@ -23,7 +36,8 @@ class Door:
         models: by name.
         slos: by name.
         policies: names of the AutoscalingPolicies that exist.
-        max_inflight: requests at once on a ready pod, as the gateway's configuration has it.
+        engines: the engines of a Model that serve, whether they take requests or not.
+        max_inflight: requests at once on a ready pod at most, as the gateway's configuration has it.
     """
 
     def __init__(
@@ -31,111 +45,115 @@ class Door:
         models: Mapping[str, Model],
         slos: Mapping[str, SLO],
         policies: Mapping[str, AutoscalingPolicy],
+        engines: Engines,
         max_inflight: int = MAX_INFLIGHT,
     ) -> None:
         self.admission = Admission()
-        self._terms = {name: _terms(model, slos, policies) for name, model in models.items()}
-        self._queues = {name: _slo_of(model, slos) for name, model in models.items()}
-        self._max_inflight = max_inflight
-        self._asks: dict[str, tuple[Ask, Flight]] = {}
+        self.slots = Slots(max_inflight)
+        self._desks = {name: _Desk(model, slos, policies) for name, model in models.items()}
+        self._engines = engines
+        self._waiting: dict[str, Flight] = {}
 
-    def knock(self, flight: Flight, ready: int, wanted: int, now: float) -> float | None:
-        """A request comes.
-
-        Returns:
-            `now` where it may enter, a later time until which it may wait, None where it is refused.
-        """
-        call = flight.call
-        ask = self._ask(flight, ready, wanted)
-        answer = self.admission.decide(ask, now)
-        if isinstance(answer, Reject):
-            return None
-        self._asks[ask.request_id] = (ask, flight)
+    def knock(self, flight: Flight, ready: int, pods: int, measure: Measure | None, now: float) -> Answer:
+        """A request comes to a Model with so many pods, of which so many take requests."""
+        desk = self._desks[flight.call.model]
+        desk.tenants.add(flight.call.tenant)
+        self._bill(flight.call.model, now)
+        ask = flight.ask = self._ask(flight, desk, ready, pods, now)
+        answer = self.admission.decide(ask, now, measure)
         if isinstance(answer, Wait):
-            if answer.displaced is not None:
-                self._drop(answer.displaced)
-            return answer.deadline
-        assert isinstance(answer, Admit), call  # noqa: S101 - exhaustive
-        return now
+            self._waiting[ask.request_id] = flight
+        elif isinstance(answer, Admit):
+            flight.admitted_at = now
+        return answer
 
-    def leave(self, flight: Flight, admitted_at: float, now: float) -> None:
-        """An admitted request is over."""
-        ask, _ = self._asks.pop(str(flight.number))
-        call = flight.call
-        used = float(call.input_tokens + call.output_tokens)
-        self.admission.release(
-            ask,
-            now,
-            used_tokens=used,
-            uncached=float(call.input_tokens - flight.cached),
-            output=float(call.output_tokens),
-            service_s=now - admitted_at,
-            first_s=flight.first_at - admitted_at if flight.first_at else None,
-        )
+    def routed(self, flight: Flight, uncached: float | None) -> None:
+        """A request goes to a pod that has all but so many tokens of its prompt; None: nobody knows."""
+        if uncached is not None and flight.ask.terms.policy != "None":
+            self.admission.routed(flight.ask, uncached)
 
-    def called_in(self, model: str, ready: int, now: float) -> Iterator[Flight]:
+    def leave(self, flight: Flight, now: float, *, well: bool = True) -> None:
+        """An admitted request is over: it was answered, or broken off."""
+        call, began = flight.call, flight.admitted_at
+        usage = Usage(call.input_tokens, call.output_tokens, flight.found)
+        first_s = flight.first_at - began if flight.first_at else None
+        over = Ending(usage, call.output_tokens, call.arrival, now, now - began, first_s, well, well)
+        settle(self.admission, flight.ask, over, now)
+
+    def called_in(self, model: str, now: float) -> Iterator[Flight]:
         """Those who waited and may enter now."""
-        while (ask := self.admission.next_waiter(model, ready * self._max_inflight, now)) is not None:
-            yield self._asks[ask.request_id][1]
+        if not self.admission.waiting(model):
+            return
+        self._bill(model, now)
+        slots = self.slots.of(model, now)
+        while (ask := self.admission.next_waiter(model, slots, now)) is not None:
+            flight = self._waiting.pop(ask.request_id)
+            flight.admitted_at = now
+            yield flight
 
-    def expire(self, flight: Flight, now: float) -> None:
-        """The wait of a request is over in vain."""
-        ask, _ = self._asks.pop(str(flight.number))
-        self.admission.expire(ask, now)
+    def expire(self, flight: Flight, now: float) -> Reject | None:
+        """The time of a request is up: what it is told where it still waits."""
+        if self._waiting.pop(flight.ask.request_id, None) is None:
+            return None
+        return self.admission.expire(flight.ask, now)
 
-    def displaced(self, flight: Flight) -> bool:
-        """Whether a request that waited is no longer known: it made room for another."""
-        return str(flight.number) not in self._asks
+    def displaced(self, ask: Ask) -> Flight:
+        """The request that made room for another."""
+        return self._waiting.pop(ask.request_id)
 
-    def _drop(self, ask: Ask) -> None:
-        self._asks.pop(ask.request_id, None)
+    def waiting(self) -> set[str]:
+        """The Models for which somebody waits."""
+        return {flight.call.model for flight in self._waiting.values()}
 
-    def _ask(self, flight: Flight, ready: int, wanted: int) -> Ask:
-        call = flight.call
-        queue = self._queues[call.model]
+    def _bill(self, model: str, now: float) -> None:
+        """Charge tenants for what their streams have produced so far."""
+        desk = self._desks[model]
+        if now < desk.billed_at + BILL_S or not desk.shared:
+            return
+        desk.billed_at = now
+        for pod in self._engines(model):
+            for flight, tokens in pod.produced():
+                if portions := (flight.kept + tokens) // BILL_EVERY:
+                    self.admission.produced(flight.ask, float(portions * BILL_EVERY))
+
+    def _ask(self, flight: Flight, desk: _Desk, ready: int, pods: int, now: float) -> Ask:
+        call, promised = flight.call, desk.promise
         return Ask(
             request_id=str(flight.number),
             model=call.model,
-            availability=_availability(ready, wanted),
-            slots=ready * self._max_inflight,
+            availability=availability(desk.declared, ready, pods),
+            slots=self.slots.of(call.model, now),
             tenant=call.tenant,
-            batch=queue is not None and queue.spec.class_ == "Batch",
-            terms=self._terms[call.model],
-            scopes=_scopes(queue, call.tenant),
+            batch=not desk.terms.interactive,
+            terms=desk.terms,
+            scopes=_scopes(promised, call.tenant),
             tokens=float(call.input_tokens + call.output_tokens),
             prompt=float(call.input_tokens),
-            max_queue=1024 if queue is None else queue.spec.queue.max_requests,
-            max_wait=30.0 if queue is None else queue.spec.queue.max_wait,
+            max_queue=promised.max_queue,
+            max_wait=promised.max_wait,
         )
 
 
-def _availability(ready: int, wanted: int) -> Availability:
-    if ready:
-        return "Ready"
-    return "Starting" if wanted else "Zero"
+class _Desk:
+    """What is the same for every request of a Model, who has asked for it, and when streams were billed last."""
+
+    __slots__ = ("billed_at", "declared", "promise", "tenants", "terms")
+
+    def __init__(self, model: Model, slos: Mapping[str, SLO], policies: Mapping[str, AutoscalingPolicy]) -> None:
+        slo = slos.get(model.spec.slo_ref.name) if model.spec.slo_ref else None
+        ref = model.spec.autoscaling_policy_ref
+        self.promise = promise(slo) if slo is not None else Promise()
+        self.terms: Terms = terms(slo, wakes=ref is not None and ref.name in policies)
+        self.declared = model.spec.replicas
+        self.tenants: set[str] = set()
+        self.billed_at = float("-inf")
+
+    @property
+    def shared(self) -> bool:
+        """Whether shares are kept between tenants, and there are several."""
+        return len(self.tenants) > 1 and self.terms.policy != "None"
 
 
-def _slo_of(model: Model, slos: Mapping[str, SLO]) -> SLO | None:
-    return slos.get(model.spec.slo_ref.name) if model.spec.slo_ref else None
-
-
-def _scopes(slo: SLO | None, tenant: str) -> tuple[ScopedRate, ...]:
-    limits = Rate() if slo is None else Rate(**slo.spec.limits.model_dump())
-    return () if slo is None or limits == Rate() else ((f"tenant `{tenant or 'default'}` by SLO `{slo.name}`", limits),)
-
-
-def _terms(model: Model, slos: Mapping[str, SLO], policies: Mapping[str, AutoscalingPolicy]) -> Terms:
-    slo, ref = _slo_of(model, slos), model.spec.autoscaling_policy_ref
-    wakes = ref is not None and ref.name in policies
-    if slo is None:
-        return Terms(wakes=wakes)
-    promised = slo.spec.ttft.bounds()
-    within = [seconds for quantile, seconds in promised if quantile <= _ORDERED_BY]
-    return Terms(
-        policy=slo.spec.fairness.policy,
-        weights=slo.spec.fairness.weights,
-        ttft=within[-1] if within else (promised[0][1] if promised else None),
-        ttft_limit=promised[-1][1] if promised else None,
-        interactive=slo.spec.class_ == "Interactive",
-        wakes=wakes,
-    )
+def _scopes(promised: Promise, tenant: str) -> tuple[ScopedRate, ...]:
+    limits = promised.limits
+    return () if limits == Rate() else ((f"tenant `{tenant or 'default'}` by SLO `{promised.name}`", limits),)

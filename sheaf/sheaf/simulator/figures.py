@@ -30,6 +30,7 @@ class Figures:
     requests: int
     refused: int
     moved: int
+    broken: int
     attainment: float
     goodput: float
     ttft: tuple[float, float, float]
@@ -61,6 +62,7 @@ def figures(name: str, result: Result, bounds: Bounds) -> Figures:
         outcome.asked,
         outcome.refused,
         outcome.moved,
+        outcome.broken,
         attainment,
         attainment * outcome.asked / max(result.seconds, 1e-9),
         _three(outcome.ttft),

@@ -6,11 +6,10 @@ after a cold start, load what they are told to, drain, and are taken by the spot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 from sheaf_crds import Adapter, KubeObject, Model
-from sheaf_crds.agent_api import AdapterState, AgentState, EngineLoad
+from sheaf_crds.agent_api import AgentState
 from sheaf_operator.planning import (
     Action,
     CreatePod,
@@ -19,7 +18,6 @@ from sheaf_operator.planning import (
     FleetIndex,
     Key,
     Notice,
-    PodFacts,
     SetCatalog,
     UpdateStatus,
     plan_key,
@@ -29,69 +27,11 @@ from sheaf_operator.planning.market.settings import MarketSettings, Prices
 from sheaf.simulator.clock import Clock
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.market import Market
+from sheaf.simulator.members import Bill, Member
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.profiles import accelerator
 
-EPOCH = 1_700_000_000.0
 PASS_S = 0.1
-
-
-@dataclass(slots=True)
-class Member:
-    """One pod as the cluster knows it; times are virtual seconds."""
-
-    name: str
-    uid: str
-    model: str
-    owner_uid: str
-    template_hash: str
-    created_at: float
-    spot: bool
-    zone: str
-    engine: Pod[Flight] | None = None
-    agent: AgentState | None = None
-    notice: Notice | None = None
-    pending: bool = False
-    asked: str = ""
-    paid_from: float = 0.0
-
-    @property
-    def routable(self) -> bool:
-        """Whether the gateway sends it requests."""
-        return self.engine is not None and self.notice is None and not (self.agent and self.agent.draining)
-
-    def facts(self) -> PodFacts:
-        """As the operator sees it."""
-        ready = self.engine is not None
-        agent = self.agent
-        if agent is not None and self.engine is not None:
-            agent = agent.model_copy(update={"load": EngineLoad(running=len(self.engine.flights))})
-        return PodFacts(
-            self.name,
-            self.uid,
-            self.model,
-            self.owner_uid,
-            self.template_hash,
-            phase="Ready" if ready else ("Pending" if self.pending else "Starting"),
-            ready=ready,
-            created_at=EPOCH + self.created_at,
-            reason="Unschedulable" if self.pending else "",
-            node="" if self.pending else f"node-{self.uid}",
-            zone=self.zone or self.asked,
-            spot=self.spot,
-            agent=agent,
-            notice=self.notice,
-        )
-
-
-@dataclass(slots=True)
-class Bill:
-    """What was paid for."""
-
-    money: float = 0.0
-    pod_seconds: float = 0.0
-    spot_seconds: float = 0.0
-    preemptions: int = 0
 
 
 class Fleet:
@@ -138,17 +78,28 @@ class Fleet:
         self._soon()
 
     def routable(self, model: str) -> list[Pod[Flight]]:
-        """Engines of a Model that take requests, by rising name."""
-        members = self._of.get(model, {})
-        return [one.engine for name in sorted(members) if (one := members[name]).engine is not None and one.routable]
+        """Engines of a Model that take requests, by rising name: those that stay, where there are none all."""
+        serving = [one for _, one in sorted(self._of.get(model, {}).items()) if one.engine is not None]
+        return [one.engine for one in [one for one in serving if one.stays] or serving if one.engine is not None]
+
+    def engines(self, model: str) -> list[Pod[Flight]]:
+        """All engines of a Model that serve."""
+        return [one.engine for one in self._of.get(model, {}).values() if one.engine is not None]
+
+    def leaving(self, model: str) -> list[tuple[Pod[Flight], float]]:
+        """Engines of a Model that have to go, with when, where others stay."""
+        serving = [one for one in self._of.get(model, {}).values() if one.engine is not None]
+        going = [one for one in serving if not one.stays]
+        return [(one.engine, one.leaves_at) for one in going if one.engine] if len(going) < len(serving) else []
 
     def wanted(self, model: str) -> int:
         """Pods of a Model that are there or coming."""
         return len(self._of.get(model, ()))
 
     def refresh(self) -> None:
-        """Show the operator how busy pods are."""
+        """Show the operator how busy pods are, and their adapters."""
         for member in self.members.values():
+            member.look(self._clock.now)
             self._dirty |= self.index.upsert(member.facts())
 
     def plan_again(self, keys: Iterable[Key]) -> None:
@@ -194,13 +145,13 @@ class Fleet:
     def _pass(self, _: object) -> None:
         self._due = False
         dirty, self._dirty = sorted(self._dirty), set()
-        now = EPOCH + self._clock.now
+        now = self._clock.epoch + self._clock.now
         for key in dirty:
             plan = plan_key(self.index, key, now)
             for action in plan.actions:
                 self._act(action)
             if plan.wake_at is not None:
-                self._clock.at(max(plan.wake_at - EPOCH, self._clock.now) + PASS_S, self._wake, key)
+                self._clock.at(max(plan.wake_at - self._clock.epoch, self._clock.now) + PASS_S, self._wake, key)
 
     def _act(self, action: Action) -> None:
         match action:
@@ -219,6 +170,7 @@ class Fleet:
         """Remember what was written, so that it is not written again."""
         found = {
             "Model": self.index.model,
+            "Adapter": self.index.adapter,
             "SLO": self.index.slo,
             "AutoscalingPolicy": self.index.policy,
         }.get(action.kind)
@@ -233,7 +185,15 @@ class Fleet:
         self._uids += 1
         spot, zone = self._place(template.model, wanted=template.spot, asked=action.zone)
         member = Member(
-            action.name, f"uid-{self._uids}", template.model, template.owner_uid, template.hash, now, spot, zone or ""
+            action.name,
+            f"uid-{self._uids}",
+            template.model,
+            template.owner_uid,
+            template.hash,
+            now,
+            spot,
+            zone or "",
+            self._clock.epoch,
         )
         member.paid_from = now
         self.members[action.name] = member
@@ -301,18 +261,15 @@ class Fleet:
         pinned = [entry for entry in action.catalog.adapters if entry.pinned]
         for entry in pinned:
             member.engine.load_adapter(entry.name, entry.rank or self._ranks.get(entry.name, 16))
-        states = tuple(
-            AdapterState(name=entry.name, state="Resident", digest=entry.digest or "", rank=entry.rank or 0)
-            for entry in pinned
-        )
-        update = {"catalog_generation": action.catalog.generation, "adapters": states}
-        member.agent = member.agent.model_copy(update=update)
+        member.agent = member.agent.model_copy(update={"catalog_generation": action.catalog.generation, "adapters": ()})
+        member.entries = action.catalog.adapters
+        member.look(self._clock.now)
         self._touch(member)
 
     def _drain(self, action: DrainPod) -> None:
         member = self.members.get(action.name)
         if member is not None and member.uid == action.uid and member.agent is not None:
-            deadline = EPOCH + self._clock.now + action.seconds
+            deadline = self._clock.epoch + self._clock.now + action.seconds
             member.agent = member.agent.model_copy(update={"draining": True, "drain_deadline": deadline})
             self._touch(member)
             self._changed(member.model)
@@ -371,7 +328,7 @@ class Fleet:
         if not self._market.notice_s:
             self._end(member)
             return
-        deadline = EPOCH + self._clock.now + self._market.notice_s
+        deadline = self._clock.epoch + self._clock.now + self._market.notice_s
         member.notice = Notice("market", "SpotInterruption", "taken by the spot market", deadline)
         self._touch(member)
         self._changed(member.model)
@@ -387,9 +344,3 @@ def _market_settings(market: Market, cold_start_s: float) -> MarketSettings:
     prices = {kind: Prices(on_demand=price.on_demand, spot=price.spot) for kind, price in market.prices.items()}
     zones = tuple(zone.name for zone in market.zones)
     return MarketSettings.model_construct(zones=zones if len(zones) > 1 else (), prices=prices, cold_start=cold_start_s)
-
-
-def replicas(members: Mapping[str, Member]) -> tuple[int, int]:
-    """Pods that are ready, and those of them on spot."""
-    ready = [member for member in members.values() if member.engine is not None]
-    return len(ready), sum(member.spot for member in ready)

@@ -21,7 +21,9 @@ class Outcome:
         cached: prompt tokens found in the cache.
         output: tokens generated.
         refused: requests answered 429 or 503.
-        moved: continuations of requests whose pod was lost.
+        limited: those of them that were beyond their caller's own limits, which breaks no promise.
+        broken: requests that were let in and not answered whole, for want of pods.
+        moved: continuations of requests whose pod was lost, or had to go.
     """
 
     arrival: array[float] = field(default_factory=lambda: array("d"))
@@ -31,6 +33,8 @@ class Outcome:
     cached: array[int] = field(default_factory=lambda: array("l"))
     output: array[int] = field(default_factory=lambda: array("l"))
     refused: int = 0
+    limited: int = 0
+    broken: int = 0
     moved: int = 0
 
     def note(self, flight: Flight, now: float) -> None:
@@ -47,7 +51,7 @@ class Outcome:
     @property
     def asked(self) -> int:
         """Requests in all."""
-        return len(self.ttft) + self.refused
+        return len(self.ttft) + self.refused + self.broken
 
     @property
     def hit_rate(self) -> float:
@@ -56,9 +60,10 @@ class Outcome:
         return sum(self.cached) / total if total else 0.0
 
     def attainment(self, ttft: float, tpot: float) -> float:
-        """Share of all requests that were answered with both times within bounds."""
+        """Share of the requests within their callers' limits that were answered with both times within bounds."""
         kept = sum(first <= ttft and each <= tpot for first, each in zip(self.ttft, self.tpot, strict=True))
-        return kept / self.asked if self.asked else 1.0
+        counted = self.asked - self.limited
+        return kept / counted if counted else 1.0
 
 
 def quantile(values: Sequence[float], share: float) -> float:

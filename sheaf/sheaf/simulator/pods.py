@@ -90,15 +90,18 @@ class Pod(Generic[F]):
 
     def stop(self) -> list[tuple[F, int]]:
         """End at once; returns the requests that are lost, with the tokens that callers already have of each."""
-        if not self._stepping and self.engine.busy:
-            self._at = self.engine.coast(self._at, self._clock.now)
+        lost = self.produced()
         self._turn += 1
         self._stepping = True
-        out = {sequence.request.id: self.engine.generated(sequence) for sequence in self.engine.sequences()}
-        early = int(self._at > self._clock.now)
-        lost = [(flight, max(0, out.get(number, 0) - early)) for number, flight in self.flights.items()]
         self.flights.clear()
         return lost
+
+    def produced(self) -> list[tuple[F, int]]:
+        """Its requests, with the tokens that callers have of each from here."""
+        if not self._stepping and self.engine.busy:
+            self._at = self.engine.coast(self._at, self._clock.now)
+        out = self.engine.produced(int(self._at > self._clock.now))
+        return [(flight, out.get(number, 0)) for number, flight in self.flights.items()]
 
     def cached_tokens(self, hashes: Sequence[int]) -> int:
         """Tokens of a prompt with these block hashes that are in the cache."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from sheaf_crds import SLO, Model
-from sheaf_crds.slo import SLOWindow
 from sheaf_engine.timing import TimingProfile
 from sheaf_gateway.admission.admission import Admission
-from sheaf_gateway.admission.attainment import WINDOWS, Attainment, Bound, Figures, Outcome
+from sheaf_gateway.admission.attainment import WINDOWS, Attainment, Outcome
+from sheaf_gateway.admission.promised import bounds, window
 from sheaf_operator.planning.autoscaling import Demand, Report, Reports, Scaler, Speed, Work
 from sheaf_operator.planning.index import FleetIndex, Key
 
@@ -53,7 +53,7 @@ class Watch:
         self._admission = admission
         refs = {model.name: model.spec.slo_ref.name for model in models if model.spec.slo_ref}
         self._slo_of = {name: ref for name, ref in refs.items() if ref in slos}
-        self._kept = {name: Attainment(_bounds(slo), 0.0) for name, slo in slos.items()}
+        self._kept = {name: Attainment(bounds(slo), 0.0) for name, slo in slos.items()}
 
     def answered(self, flight: Flight, now: float) -> None:
         """A request has ended well."""
@@ -64,24 +64,24 @@ class Watch:
             tpot = (now - flight.first_at) / further if further > 0 else None
             kept.answered(Outcome(flight.first_at - call.arrival, tpot, now - call.arrival), now)
 
-    def refused(self, flight: Flight, now: float) -> None:
-        """A request was refused for load."""
+    def failed(self, flight: Flight, now: float) -> None:
+        """A request was refused for load, or broken off."""
         kept = self._of(flight)
         if kept is not None:
             kept.failed(now)
 
-    def report(self, ready: Mapping[str, int], slots: int, now: float, epoch: float) -> Report:
+    def report(self, ready: Mapping[str, int], slots: Mapping[str, int], now: float, epoch: float) -> Report:
         """One answer.
 
         Args:
             ready: pods that take requests, by Model.
-            slots: requests that one pod takes at once.
+            slots: requests that these take at once, by Model.
             now: virtual seconds.
             epoch: Unix seconds of virtual 0.
         """
-        demands = {name: self._demand(name, count, slots, now) for name, count in ready.items()}
+        demands = {name: self._demand(name, count, slots[name], now) for name, count in ready.items()}
         windows = {
-            name: tuple(_window(title, kept.window(seconds, now)) for title, seconds in WINDOWS.items())
+            name: tuple(window(title, kept.window(seconds, now)) for title, seconds in WINDOWS.items())
             for name, kept in self._kept.items()
         }
         return Report(epoch + now, demands, windows)
@@ -98,28 +98,7 @@ class Watch:
             held=found.held,
             rate=found.arrival_rate,
             service_s=found.service_s,
-            slots=ready * slots,
+            slots=slots,
             work=work if found.output_tokens else None,
             quiet_s=found.quiet_s,
         )
-
-
-def _bounds(slo: SLO) -> tuple[Bound, ...]:
-    spec = slo.spec
-    return (
-        *(Bound("ttft", quantile, seconds) for quantile, seconds in spec.ttft.bounds()),
-        *(Bound("tpot", quantile, seconds) for quantile, seconds in spec.tpot.bounds()),
-        *(Bound("e2e", quantile, seconds) for quantile, seconds in spec.e2e.bounds()),
-    )
-
-
-def _window(title: str, figures: Figures) -> SLOWindow:
-    attained = None if figures.attained is None else round(100.0 * figures.attained, 3)
-    return SLOWindow(
-        window="5m" if title == "5m" else "1h",
-        requests=figures.requests,
-        failed=figures.failed,
-        attained_percent=attained,
-        goodput=round(figures.goodput, 3),
-        burn=round(figures.burn, 3),
-    )

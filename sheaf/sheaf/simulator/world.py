@@ -8,23 +8,29 @@ from dataclasses import dataclass, field
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 from sheaf_engine.timing import Adapter as EngineAdapter
 from sheaf_engine.timing import TimingProfile
-from sheaf_operator.planning import FleetIndex
+from sheaf_gateway.admission.admission import Admit, Reject
+from sheaf_gateway.admission.ending import breaks_promise
+from sheaf_gateway.admission.terms import Work
+from sheaf_operator.planning import FleetIndex, Key
 
 from sheaf.simulator.calls import GATEWAY_TOKENS, Call, block_hashes
-from sheaf.simulator.clock import Clock, rarely_collected
-from sheaf.simulator.doors import MAX_INFLIGHT, Door
-from sheaf.simulator.fleet import EPOCH, Bill, Fleet, replicas
+from sheaf.simulator.clock import EPOCH, Clock, rarely_collected
+from sheaf.simulator.doors import Door
+from sheaf.simulator.fleet import Fleet
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.market import Market
+from sheaf.simulator.members import Bill, replicas
 from sheaf.simulator.outcome import Outcome
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.policies.base import Policy
 from sheaf.simulator.profiles import profile_of
 from sheaf.simulator.scaling import PERIOD_S, Autoscaler, Watch, sheaf_scaler
+from sheaf.simulator.seams import Seams
 
 COLD_START_S = 120.0
 SAMPLES = 240
 HEARD_S = 0.5
+LOOK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Setting:
         scaler: makes who decides on numbers of replicas, from the fleet's index, the profiles by Model and the cold
             start; None: the operator's own.
         scale_every_s: how often it looks.
+        begin: Unix seconds of the trace's beginning, by which schedules go; None: some evening.
     """
 
     market: Market = field(default_factory=Market)
@@ -74,6 +81,7 @@ class Setting:
     warm: bool = True
     scaler: Callable[[FleetIndex, Mapping[str, TimingProfile], float], Autoscaler] | None = None
     scale_every_s: float = PERIOD_S
+    begin: float | None = None
 
 
 class World:
@@ -89,7 +97,8 @@ class World:
     """
 
     def __init__(self, objects: Sequence[KubeObject], policy: Policy, setting: Setting) -> None:
-        self.clock = Clock()
+        self._warm_s = 2 * setting.cold_start_s + 10.0 if setting.warm else 0.0
+        self.clock = Clock(epoch=EPOCH if setting.begin is None else setting.begin - self._warm_s)
         self.policy = policy
         self.result = Result(Outcome(), Bill())
         models = {item.name: item for item in objects if isinstance(item, Model)}
@@ -98,23 +107,30 @@ class World:
         adapters = [item for item in objects if isinstance(item, Adapter)]
         self._profiles = {name: profile_of(model, setting.profile) for name, model in models.items()}
         self._ranks = {item.name: EngineAdapter(item.name, item.spec.rank or 16) for item in adapters}
-        self._door = Door(models, slos, policies)
         self._routable: dict[str, list[Pod[Flight]]] = {name: [] for name in models}
-        self._admitted: dict[int, float] = {}
-        self._stranded: dict[str, list[Flight]] = {name: [] for name in models}
         self._number = self._flying = 0
         self._fresh: list[float] = []
         self._arrived = 0
-        self._telling = False
-        self._warm_s = 2 * setting.cold_start_s + 10.0 if setting.warm else 0.0
+        self._telling = self._looking = False
         self.fleet = Fleet(
             objects, setting.market, self.clock, setting.cold_start_s, self._start, self._changed, self._lost
+        )
+        self._door = Door(models, slos, policies, self.fleet.engines)
+        self._seams = Seams(
+            self.clock,
+            ready=lambda model: len(self._routable[model]),
+            leaving=self.fleet.leaving,
+            batch={name for name, model in models.items() if _is_batch(model, slos)},
+            send=self._send,
+            leave=self._withdraw,
+            broken=self._broken,
         )
         self._watch = Watch(models.values(), slos, self._door.admission)
         make = setting.scaler or sheaf_scaler
         self._scaler = make(self.fleet.index, self._profiles, setting.cold_start_s)
         self._scale_every_s = setting.scale_every_s
-        if policies:
+        self._scales = bool(policies)
+        if policies or adapters:
             self.clock.at(self._warm_s, self._scale)
 
     def run(self, calls: Sequence[Call]) -> Result:
@@ -133,7 +149,8 @@ class World:
             pass
         self.fleet.settle()
         self._sample(None)
-        self.result.outcome.refused += self._flying
+        self.result.outcome.broken += self._flying
+        self.result.outcome.moved = self._seams.moved
         self.result.bill = self.fleet.bill
         self.result.seconds = self.clock.now - start
         self.result.events = self.clock.happened
@@ -143,10 +160,14 @@ class World:
         """Look at demand as the operator does, and again a while later."""
         now = self.clock.now
         self.fleet.refresh()
-        ready = {name: len(pods) for name, pods in self._routable.items()}
-        report = self._watch.report(ready, MAX_INFLIGHT, now, EPOCH)
-        self.fleet.plan_again(self._scaler.observe({"gateway": report}, EPOCH + now))
+        self.fleet.plan_again(self._wishes(now) if self._scales else ())
         self.clock.at(now + self._scale_every_s, self._scale)
+
+    def _wishes(self, now: float) -> Iterable[Key]:
+        ready = {name: len(pods) for name, pods in self._routable.items()}
+        slots = {name: self._door.slots.of(name, now) for name in ready}
+        report = self._watch.report(ready, slots, now, self.clock.epoch)
+        return self._scaler.observe({"gateway": report}, self.clock.epoch + now)
 
     def _sample_every(self, period: float, end: float) -> None:
         count = int((end - self.clock.now) / period)
@@ -170,12 +191,10 @@ class World:
 
     def _changed(self, model: str) -> None:
         pods = self._routable[model] = self.fleet.routable(model)
+        self._door.slots.changed(model, pods)
         self._tell_policy()
-        if pods:
-            stranded, self._stranded[model] = self._stranded[model], []
-            for flight in stranded:
-                self._send(flight)
-            self._call_in(model)
+        self._seams.changed(model)
+        self._call_in(model)
 
     def _tell_policy(self) -> None:
         """The policy hears of changes a while later, all at once, as a gateway does of its fleet."""
@@ -196,80 +215,133 @@ class World:
             return
         hashes, chain = block_hashes(call, call.tenant, (profile.block_size, GATEWAY_TOKENS))
         flight = Flight(self._number, call, hashes, list(chain))
-        now, ready = self.clock.now, len(self._routable[call.model])
-        until = self._door.knock(flight, ready, self.fleet.wanted(call.model), now)
-        if until is None:
-            self.result.outcome.refused += 1
-            self._watch.refused(flight, now)
-            return
-        self._flying += 1
-        if until > now:
-            self.clock.at(until, self._give_up, flight)
-        else:
-            self._enter(flight)
+        self._knock(flight, self.clock.now)
 
-    def _enter(self, flight: Flight) -> None:
-        self._admitted[flight.number] = self.clock.now
-        self._send(flight)
+    def _knock(self, flight: Flight, now: float) -> None:
+        """Ask admission, then send it, let it wait, or refuse it."""
+        model, pods = flight.call.model, self._routable[flight.call.model]
+
+        def measure() -> Work:
+            found = self.policy.expected(flight, self._routable[model])
+            return Work(uncached=flight.ask.prompt) if found is None else found
+
+        answer = self._door.knock(flight, len(pods), self.fleet.wanted(model), measure, now)
+        self._flying += 1
+        if isinstance(answer, Admit):
+            self._send(flight)
+        elif isinstance(answer, Reject):
+            self._refuse(flight, answer)
+        else:
+            self.clock.at(answer.deadline, self._give_up, flight)
+            self._look_soon()
+            if answer.displaced is not None and answer.refusal is not None:
+                self._refuse(self._door.displaced(answer.displaced), answer.refusal)
+
+    def _refuse(self, flight: Flight, answer: Reject) -> None:
+        self._flying -= 1
+        self.result.outcome.refused += 1
+        if breaks_promise(answer.status, answer.code):
+            self._watch.failed(flight, self.clock.now)
+        else:
+            self.result.outcome.limited += 1
+
+    def _look_soon(self) -> None:
+        """While somebody waits pods may be found to take more though nothing has ended."""
+        if not self._looking:
+            self._looking = True
+            self.clock.at(self.clock.now + LOOK_S, self._look)
+
+    def _look(self, _: object) -> None:
+        self._looking = False
+        waiting = sorted(self._door.waiting())
+        for model in waiting:
+            self._call_in(model)
+        if waiting:
+            self._look_soon()
 
     def _send(self, flight: Flight) -> None:
         call, now = flight.call, self.clock.now
         pods = self._routable[call.model]
-        if not pods:
-            self._stranded[call.model].append(flight)
-            return
         pod = self.policy.choose(flight, pods, now)
         flight.pod, flight.sent_at = pod, now
         flight.attempts += 1
         self.policy.sent(flight, pod, now)
+        if not flight.first_at:
+            self._door.routed(flight, self.policy.uncached(flight))
         adapter = None if call.adapter is None else self._ranks[call.adapter]
         done = flight.kept
         pod.submit(flight, call.input_tokens + done, call.output_tokens - done, flight.hashes, adapter)
 
     def _give_up(self, flight: Flight) -> None:
         """The wait in the queue is over, if it is still there."""
-        if flight.number in self._admitted or flight.first_at:
-            return
-        if not self._door.displaced(flight):
-            self._door.expire(flight, self.clock.now)
-        self._flying -= 1
-        self.result.outcome.refused += 1
-        self._watch.refused(flight, self.clock.now)
+        answer = self._door.expire(flight, self.clock.now)
+        if answer is not None:
+            self._refuse(flight, answer)
 
     def _cached(self, flight: Flight, tokens: int) -> None:
+        flight.found = min(tokens, flight.call.input_tokens)
         if not flight.first_at:
-            flight.cached = min(tokens, flight.call.input_tokens)
+            flight.cached = flight.found
 
     def _first(self, flight: Flight) -> None:
         now = self.clock.now
         if not flight.first_at:
             flight.first_at = now
             self._fresh.append(now - flight.call.arrival)
+        self._seams.spoke(flight)
         self.policy.first_token(flight, now)
 
     def _done(self, flight: Flight) -> None:
-        now, model = self.clock.now, flight.call.model
+        now = self.clock.now
         self.policy.finished(flight, now)
-        self._door.leave(flight, self._admitted.pop(flight.number), now)
+        self._seams.done(flight)
+        self._door.leave(flight, now)
         self.result.outcome.note(flight, now)
         self._watch.answered(flight, now)
         self._flying -= 1
-        if flight.pod is not None and not flight.pod.flights:
-            self.fleet.idle(flight.pod.name)
-        self._call_in(model)
+        self._call_in(flight.call.model)
+        if flight.pod is not None:
+            self._idle(flight.pod)
+
+    def _idle(self, pod: Pod[Flight]) -> None:
+        if not pod.flights:
+            self.fleet.idle(pod.name)
 
     def _call_in(self, model: str) -> None:
-        for flight in self._door.called_in(model, len(self._routable[model]), self.clock.now):
-            self._enter(flight)
+        for flight in self._door.called_in(model, self.clock.now):
+            self._send(flight)
 
     def _lost(self, lost: list[tuple[Flight, int]]) -> None:
         """Continue what a lost pod had, from the tokens that callers already have."""
         for flight, generated in lost:
             self.policy.finished(flight, self.clock.now, lost=True)
-            flight.kept = min(flight.kept + generated, flight.call.output_tokens - 1)
-            flight.pod = None
-            self.result.outcome.moved += 1
-            self._send(flight)
+            self._keep(flight, generated)
+        self._seams.lost([flight for flight, _ in lost])
+
+    def _withdraw(self, flight: Flight, pod: Pod[Flight]) -> None:
+        """Take a stream off a pod that has to go."""
+        generated = next(tokens for one, tokens in pod.produced() if one is flight)
+        pod.withdraw(flight)
+        self.policy.finished(flight, self.clock.now)
+        self._keep(flight, generated)
+        self._idle(pod)
+
+    def _keep(self, flight: Flight, generated: int) -> None:
+        flight.kept = min(flight.kept + generated, flight.call.output_tokens - 1)
+        flight.pod = None
+
+    def _broken(self, flight: Flight) -> None:
+        now = self.clock.now
+        self._door.leave(flight, now, well=False)
+        self._watch.failed(flight, now)
+        self._flying -= 1
+        self.result.outcome.broken += 1
+        self._call_in(flight.call.model)
+
+
+def _is_batch(model: Model, slos: Mapping[str, SLO]) -> bool:
+    slo = slos.get(model.spec.slo_ref.name) if model.spec.slo_ref else None
+    return slo is not None and slo.spec.class_ == "Batch"
 
 
 def _later(calls: Iterable[Call], start: float) -> Iterable[Call]:

@@ -6,6 +6,8 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
+from sheaf_gateway.admission.terms import Work
+
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.pods import Pod
 
@@ -29,6 +31,14 @@ class Policy:
     def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
         """The pod that the request goes to; `pods` is not empty."""
         raise NotImplementedError
+
+    def expected(self, flight: Flight, pods: Pods) -> Work | None:  # noqa: ARG002
+        """What the request would take where most of its prompt is cached; None: it is not told."""
+        return None
+
+    def uncached(self, flight: Flight) -> float | None:  # noqa: ARG002
+        """Tokens of its prompt that the pod it was sent to has to compute; None: it is not told."""
+        return None
 
     def sent(self, flight: Flight, pod: Pod[Flight], now: float) -> None:  # noqa: ARG002
         """It was sent there."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from sheaf_gateway.admission.expecting import expected
+from sheaf_gateway.admission.terms import Work
 from sheaf_gateway.fleet.view import Pod as PodView
 from sheaf_gateway.routing.cost import Coefficients
 from sheaf_gateway.routing.ledger import Ticket
@@ -59,6 +61,20 @@ class Product(Policy):
         flight.note = self.router.sent(ask, decision, views[place], now)
         self._stir(flight.note)
         return pods[place if places is None else places[place]]
+
+    def expected(self, flight: Flight, pods: Pods) -> Work:
+        """As the gateway's door is told."""
+        call, crowd = flight.call, self._crowds.get(flight.call.model)
+        if crowd is not None and crowd.pods is pods:
+            depth = next((depth for depth, _ in self._index.holding(flight.chain)), 0)
+        else:
+            depth = max(self._index.match(flight.chain, [(pod.name, 0) for pod in pods]).values(), default=0)
+        return expected(float(call.input_tokens), flight.chain, depth, self.router.model(call.model).coefficients)
+
+    def uncached(self, flight: Flight) -> float:
+        """As the Router predicted it."""
+        ticket: Ticket = flight.note
+        return ticket.tokens
 
     def first_token(self, flight: Flight, now: float) -> None:
         """A streamed answer began."""
