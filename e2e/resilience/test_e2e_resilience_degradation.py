@@ -1,4 +1,4 @@
-"""Spot capacity goes and none is to be had: what is left serves by SLO class, and all mends itself when capacity is back."""
+"""A spot pod is evicted and no capacity is to be had: what is left serves by SLO class, and all mends itself when capacity is back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from cluster.faults import Faults
 
 from resilience.classes import Asked, Classes, since
-from resilience.fleet import Fleet, emulated, manifest, node_of, uids
+from resilience.fleet import Fleet, emulated, manifest, uids
 
 pytestmark = pytest.mark.timeout(300, func_only=True)
 
@@ -39,7 +39,7 @@ def test_without_capacity_interactive_keeps_its_promise_and_batch_gets_what_is_l
         faults.no_capacity(sheaf.namespace)
         sheaf.kubectl.delete("resourcequota", "sheaf-test-no-capacity")
         lost = sheaf.pods(scarce)[0]
-        faults.notify(node_of(lost), "aws-spot")
+        sheaf.kubectl.delete("pod", lost["metadata"]["name"])
         assert "add nodes" in sheaf.says("model", scarce, "Ready", "False", "Unschedulable")
         sheaf.kubectl.wait_list(
             "pods", "the lost one gone", lambda pods: not uids([lost]) & uids(pods), f"sheaf.dev/model={scarce}"
