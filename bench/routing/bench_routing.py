@@ -4,7 +4,8 @@ The trace (TRACE=FILE, or generated conversations) is replayed on equal pods, wi
 conversation, at shares of saturation. Saturation is what the pods complete when everything is asked at once under
 least-request, which knows nothing of prefixes. Every repeat draws other adapters and ties; ratios are medians over the
 repeats of ours by the best peer's, peers being judged by each figure separately. docs/simulator.md says how each peer
-works. The oracle sees every cache and follows the longest match whatever the load: the most hits that can be had.
+works. Ours hears the engines' KV events; `sheaf` is the same without them, which counts neither as ours nor as a peer.
+The oracle sees every cache and follows the longest match whatever the load: the most hits that can be had.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from sheaf.simulator.race import Race
 from sheaf.simulator.traces import Chat, Shape, conversations, read_trace, shaped
 from sheaf_engine.timing import PRESETS, TimingProfile
 
-OURS, ORACLE = "sheaf", "oracle"
+OURS, PREDICTED, ORACLE = "sheaf-events", "sheaf", "oracle"
 RANK = 16
 KV_TOKENS = 400_000
 FLOOD = 1000.0
@@ -140,7 +141,7 @@ def _ratios_at(rows: Sequence[Row]) -> dict[str, float]:
     collected: dict[str, list[float]] = {}
     for seed in sorted({row.seed for row in rows}):
         own = next(row for row in rows if row.seed == seed and row.policy == OURS)
-        peers = [row for row in rows if row.seed == seed and row.policy not in (OURS, ORACLE)]
+        peers = [row for row in rows if row.seed == seed and row.policy not in (OURS, PREDICTED, ORACLE)]
         oracle = [row for row in rows if row.seed == seed and row.policy == ORACLE]
         found = {
             "ttft_p50_vs_best_peer": own.p50 / min(row.p50 for row in peers),

@@ -2,7 +2,7 @@
 
 Pods are shown to it as the gateway's fleet would show them: residency and load as agents report them, which is once a
 `REPORT_S`. Where it is not alone, that is how it sees what it was not told of. Of `MANY` pods and more only those are
-shown that could be chosen (see `shortlist`).
+shown that could be chosen (see `shortlist`), unless it hears the engines' KV events (see `events`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sheaf.simulator.calls import BYTES_PER_TOKEN
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.policies.base import Pods, Policy
+from sheaf.simulator.policies.events import listen
 from sheaf.simulator.policies.shortlist import Shortlist, WatchedIndex
 
 REPORT_S = 1.0
@@ -30,15 +31,16 @@ TALKATIVE = Coefficients(silence_per_ms=0.0)
 
 
 class Product(Policy):
-    """The gateway's Router; `alone` says that nobody else sends requests to the pods."""
+    """The gateway's Router; `alone` says that nobody else sends requests to the pods, `hears` that engines' KV events
+    reach it: else it predicts what they hold."""
 
     name = "sheaf"
 
-    def __init__(self, seed: int = 0, *, alone: bool = True, many: int = MANY) -> None:
+    def __init__(self, seed: int = 0, *, alone: bool = True, many: int = MANY, hears: bool = False) -> None:
         super().__init__(seed)
         self.router = Router(prior=TALKATIVE)
         self.router.index = self._index = WatchedIndex()
-        self._alone, self._many = alone, many
+        self._alone, self._many, self._hears = alone, many, hears
         self._views: dict[str, tuple[float, PodView]] = {}
         self._seen: dict[str, _Seen] = {}
         self._crowds: dict[str, _Crowd] = {}
@@ -48,12 +50,15 @@ class Product(Policy):
         call = flight.call
         if call.model not in self.router.capacities:
             self.router.capacities[call.model] = _capacity(pods[0])
+        if self._hears:
+            listen(self._index, pods)
         ask = Ask(
             request_id=str(flight.number),
             model=call.model,
             adapter=call.adapter,
             chain=flight.chain,
             prompt_bytes=call.input_tokens * BYTES_PER_TOKEN,
+            exact=self._hears,
         )
         places, views = self._shown(ask, pods, now)
         decision = self.router.decide(ask, views, now)

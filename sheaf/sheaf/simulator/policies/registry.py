@@ -12,6 +12,7 @@ from sheaf.simulator.policies.trees import CacheAware, Preble, PrefixAware, Pref
 
 POLICIES: Mapping[str, Callable[[int], Policy]] = {
     "sheaf": Product,
+    "sheaf-events": lambda seed: Product(seed, hears=True),
     "round-robin": RoundRobin,
     "least-request": LeastRequest,
     "least-tokens": LeastTokens,
