@@ -25,6 +25,7 @@ from sheaf_gateway.proxy.response import request_lines
 from sheaf_gateway.proxy.types import Header, Request
 from sheaf_gateway.routing import prefix
 from sheaf_gateway.routing.router import Ask
+from sheaf_gateway.routing.sessions import session_key
 
 _FORWARDED = frozenset(
     {b"accept", b"anthropic-beta", b"anthropic-version", b"traceparent", b"tracestate", b"user-agent", b"x-session-id"}
@@ -33,16 +34,19 @@ _CONTENT_TYPE: Header = (b"content-type", b"application/json")
 _MAX_NAMES_COMPARED = 32
 _TAIL = 4
 _MAX_NAME_SHOWN = 64
+_MAX_SESSION = 1_024
 
 
 class Head(msgspec.Struct):
     """What a request's head tells of it, as long as these keys are in force: who asks, the header lines that go to an
-    engine, the id that the caller gave. `seat` is where its last request went, which may be that of the next."""
+    engine, the id that the caller gave, the session that it names. `seat` is where its last request went, which may be
+    that of the next."""
 
     keys: KeyRing
     caller: Caller
     lines: bytes
     given: bytes | None
+    session: bytes = b""
     seat: "Seat | None" = None
 
 
@@ -88,7 +92,9 @@ def head_of(request: Request, keys: KeyRing) -> Head:
     caller = keys.caller(request.header)
     caller.require("inference")
     check_media(request)
-    found = request.known.value = Head(keys, caller, forwarded(request), request.header(b"x-request-id"))
+    session = request.header(b"x-session-id") or b""
+    found = Head(keys, caller, forwarded(request), request.header(b"x-request-id"), session[:_MAX_SESSION])
+    request.known.value = found
     return found
 
 
@@ -130,15 +136,16 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
     return served
 
 
-def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains) -> Ask:
+def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains, session: bytes = b"") -> Ask:
     """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content.
 
-    The prompt itself is kept only where its bytes are compared.
+    The prompt itself is kept only where its bytes are compared, and the session's name only as a hash of that identity.
     """
     served, prompt = seat.served, parsed.prompt
     chain, kept = chains.chain(seat.start, prompt), prompt if parsed.exact else b""
     size, exact, streams = len(prompt), parsed.exact, parsed.streams
-    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams)
+    named = session_key(seat.start, session) if session else 0
+    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams, named)
 
 
 def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:

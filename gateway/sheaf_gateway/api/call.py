@@ -24,7 +24,7 @@ from sheaf_gateway.api.answers import (
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
-from sheaf_gateway.api.ending import ending
+from sheaf_gateway.api.ending import Ending, ending
 from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
@@ -38,6 +38,7 @@ from sheaf_gateway.proxy.errors import Saturated, UpstreamError
 from sheaf_gateway.proxy.relay import content_length
 from sheaf_gateway.proxy.response import lined_request_head
 from sheaf_gateway.proxy.types import Header, Responder
+from sheaf_gateway.routing.sessions import Counted
 from sheaf_gateway.routing.silence import LATE_S
 
 if TYPE_CHECKING:
@@ -371,5 +372,13 @@ class Call(Attempts):
         now, asked, entry = self._core.now(), self._asked, self._entry
         del self._entry
         over = ending(self.record, usage, produced, self._opened_at, self._last_at, now, computes=asked.route.computes)
+        if asked.ask.session and over.billed and (over.well or over.first_s is not None):
+            self._turned(over, now)
         entry.close(over, now)
         self._core.finished(asked, self.record, over, now)
+
+    def _turned(self, over: Ending, now: float) -> None:
+        """A turn of the caller's session ended, or was left by its client: the pod keeps what it computed."""
+        pod, usage = (self.pod.name, self.pod.epoch), over.usage
+        counted = Counted(over.output() or 0.0, usage.prompt, usage.cached)
+        self._core.router.turned(self._asked.ask, pod, counted, now)

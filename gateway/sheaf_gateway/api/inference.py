@@ -203,7 +203,7 @@ class Inference:
             caller,
             served,
             asking.door(str(next(self._sequence)), seat, caller.tenant, parsed, self.slots(served.model)),
-            asking.ask(request_id, seat, parsed, self.chains),
+            asking.ask(request_id, seat, parsed, self.chains, head.session),
             sent_id,
             b"%bx-request-id: %b\r\n" % (head.lines, sent_id.encode("ascii")),
             seat.salt,
