@@ -7,12 +7,14 @@ begin most like the one asked for, and some that end like it.
 import difflib
 import itertools
 from bisect import bisect
+from collections.abc import Sequence
 
 import msgspec
 
 from sheaf_gateway.admission.limits import ScopedRate
 from sheaf_gateway.admission.terms import Ask as Door
 from sheaf_gateway.admission.terms import Terms
+from sheaf_gateway.api import failures, response_ids
 from sheaf_gateway.api.body import Parsed
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.keys import Caller, KeyRing
@@ -20,7 +22,7 @@ from sheaf_gateway.api.promises import TermsBook
 from sheaf_gateway.api.routes import Route
 from sheaf_gateway.api.salting import Salts
 from sheaf_gateway.fleet.store import FleetStore
-from sheaf_gateway.fleet.view import Availability, Fleet, Served
+from sheaf_gateway.fleet.view import Availability, Fleet, Pod, Served
 from sheaf_gateway.proxy.response import request_lines
 from sheaf_gateway.proxy.types import Header, Request
 from sheaf_gateway.routing import prefix
@@ -65,10 +67,17 @@ class Seat(msgspec.Struct, frozen=True):
     batch: bool
 
 
+class Previous(msgspec.Struct, frozen=True):
+    """The response that a request goes on from, and the pod that keeps it: no other can answer."""
+
+    response_id: str
+    pod: str
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What is known of a request before anything is decided. `sent_id` is how the engine sees it, `lines` the headers
     that it gets, `salt` what its tenant's caches are kept apart by (empty: not at all); `continues` says that its
-    stream may be continued, `ids` that the caller speaks of token ids itself."""
+    stream may be continued, `ids` that the caller speaks of token ids itself; `previous` that one pod alone will do."""
 
     request: Request
     route: Route
@@ -81,6 +90,14 @@ class Asked(msgspec.Struct, frozen=True):
     salt: str = ""
     continues: bool = False
     ids: bool = False
+    previous: Previous | None = None
+
+    def pods(self, fleet: Fleet) -> Sequence[Pod]:
+        """The pods that may answer."""
+        pods = fleet.pods_of(self.ask.model)
+        if self.previous is None:
+            return pods
+        return [pod for pod in pods if pod.name == self.previous.pod and not pod.draining]
 
 
 def head_of(request: Request, keys: KeyRing) -> Head:
@@ -146,6 +163,18 @@ def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains, sess
     size, exact, streams = len(prompt), parsed.exact, parsed.streams
     named = session_key(seat.start, session) if session else 0
     return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams, named)
+
+
+def previous(response_id: str, seat: Seat, salt: str, fleet: Fleet) -> Previous:
+    """The response that a request of this caller goes on from.
+
+    Raises:
+        ApiError: 404 where no pod that takes requests keeps it for this tenant.
+    """
+    pod = response_ids.holder(response_id, salt, fleet.pods_of(seat.served.model))
+    if pod is None or pod.draining:
+        raise failures.no_previous_response(response_id)
+    return Previous(response_id, pod.name)
 
 
 def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:

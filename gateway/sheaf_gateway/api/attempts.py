@@ -83,9 +83,11 @@ class Attempts(ABC):
         """Begin anew after an attempt of which the client saw nothing."""
 
     def _attempt(self) -> None:
-        core, ask = self._core, self._asked.ask
-        pods = core.store.fleet.pods_of(ask.model)
-        now = core.now()
+        core, ask, previous = self._core, self._asked.ask, self._asked.previous
+        pods, now = self._asked.pods(core.store.fleet), core.now()
+        if previous is not None and not pods:
+            self.fail(failures.no_previous_response(previous.response_id))
+            return
         self._decision = decision = core.router.decide(ask, pods, now, self.tried)
         if decision.pod is None:
             self.fail(self._last_error or failures.no_pod(ask.model))
@@ -142,7 +144,7 @@ class Attempts(ABC):
         core = self._core
         if self.finished or len(self.record.attempts) - self._unseen >= core.max_attempts:
             return "attempts"
-        pods = core.store.fleet.pods_of(self._asked.ask.model)
+        pods = self._asked.pods(core.store.fleet)
         if not any(pod.ready and pod.name not in self.tried for pod in pods):
             return "pods"
         if not core.router.budget.take(core.now(), patient=patient):

@@ -29,6 +29,7 @@ from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Record
+from sheaf_gateway.api.response_ids import fresh, named
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import NOTHING, Usage, find_usage, reported
@@ -49,6 +50,7 @@ log = structlog.get_logger(__name__)
 MAX_HELD = 4 * 2**20
 _USAGE_TAIL = 8192
 _BILL_EVERY = 8
+_UNKNOWN_RESPONSE = b'"response_id"'
 
 
 class Call(Attempts):
@@ -118,9 +120,10 @@ class Call(Attempts):
         self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 
     def body(self) -> bytes:
-        """The request's body with the tenant's salt."""
+        """The request's body with the tenant's salt, and the id of a response that this pod may keep."""
         asked = self._asked
-        return salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
+        body = salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
+        return named(body, fresh(self.pod.name, asked.salt)) if asked.route.keeps else body
 
     def _clear(self) -> None:
         """Begin anew after an attempt of which the client saw nothing."""
@@ -310,6 +313,11 @@ class Call(Attempts):
         if wrong is not None:
             self.settle("ok")
             self.fail(wrong)
+            return
+        previous = self._asked.previous
+        if self._status == 404 and previous is not None and _UNKNOWN_RESPONSE in body:
+            self.settle("ok")
+            self.fail(failures.no_previous_response(previous.response_id))
             return
         if self._status == 404 and adapter is not None and adapter.encode() in body:
             self._core.store.note_absent(self.pod.name, adapter)
