@@ -19,7 +19,7 @@ from sheaf_gateway.routing.index import PodKey
 from sheaf_gateway.routing.prefix import BLOCK
 
 PODS = 2
-MAX_SESSIONS = 65_536
+MAX_SESSIONS = 32_768
 AGE_S = 3_600.0
 MAX_KEY = 2**53 - 1
 _TELLING = 64
