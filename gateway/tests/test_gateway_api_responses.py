@@ -129,10 +129,11 @@ async def test_a_pod_that_goes_takes_its_responses_along(kept, how):
     assert (status, error(document)) == (404, GONE)
 
 
-async def test_an_engine_that_started_again_has_forgotten(kept):
-    _, keeping, say = await kept(pods=1)
+async def test_an_engine_that_started_again_has_forgotten(kept, ask):  # noqa: F811
+    world, keeping, say = await kept(pods=1)
     _, made = await say("hello")
     keeping[0].kept.clear()
+    assert json.loads((await ask(world, "GET", f"{PATH}/{made['id']}"))[2])["error"]["code"] == "response_not_found"
     status, document = await say("more", made["id"])
     assert (status, error(document)) == (404, GONE)
 
@@ -240,6 +241,7 @@ async def test_a_kept_stream_is_followed(kept, ask):  # noqa: F811
 
 
 FAILURES = [
+    (response(404, b'{"error": {"message": "it was never here", "code": 404}}'), 404, b"response_not_found"),
     (response(500, b'{"error": {}}'), 502, b"engine_error"),
     (response(200, b"<html>"), 502, b"engine_error"),
     (response(403, b"<html>"), 403, b"engine_refused"),

@@ -42,7 +42,7 @@ def serve(core: "Inference", request: Request, responder: Responder) -> None:
     except ApiError as error:
         fetch.fail(error)
         return
-    fetch.begin(request.method, target, forwarded(request), pod)
+    fetch.begin(request.method, target, forwarded(request), name, pod)
 
 
 def _target(request: Request) -> tuple[str, str]:
@@ -77,6 +77,7 @@ class Fetch:
         "_exchange",
         "_headers",
         "_held",
+        "_name",
         "_pod",
         "_relay",
         "_request_id",
@@ -94,11 +95,11 @@ class Fetch:
         self._headers: list[Header] = []
         self._held: list[bytes] = []
         self._status = self._size = 0
-        self._pod = ""
+        self._name = self._pod = ""
 
-    def begin(self, method: str, target: str, lines: bytes, pod: Pod) -> None:
-        """Ask the pod."""
-        self._pod = pod.name
+    def begin(self, method: str, target: str, lines: bytes, name: str, pod: Pod) -> None:
+        """Ask the pod for the response of that name."""
+        self._name, self._pod = name, pod.name
         endpoint, authority = self._core.engine(pod.engine_url)
         head = lined_request_head(method, target, authority, lines, 0)
         self._exchange = self._core.pool.exchange(endpoint, head, b"", self, timeouts=self._core.timeouts)
@@ -133,6 +134,8 @@ class Fetch:
             return
         body = b"".join(self._held)
         wrong = failures.unreadable(self._status, readable=is_answer(self._headers, body))
+        if self._status == 404:
+            wrong = failures.no_response(self._name)
         if wrong is not None:
             self.fail(wrong)
             return
