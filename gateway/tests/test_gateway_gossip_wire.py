@@ -15,6 +15,7 @@ from sheaf_gateway.gossip.wire import (
     Piece,
     Sent,
     Service,
+    Turned,
     Used,
     decode,
     encode,
@@ -45,6 +46,9 @@ def columns(ids):
         "used": st.lists(st.builds(Used, ids, ids, amounts, ids), max_size=4),
         "breakers": st.lists(st.builds(Broke, ids, st.booleans()), max_size=4),
         "wanted": st.lists(ids, max_size=4),
+        "turned": st.lists(
+            st.builds(Turned, ids, ids, ids, st.binary(min_size=8, max_size=8), ids, ids, ids), max_size=4
+        ),
     }
 
 

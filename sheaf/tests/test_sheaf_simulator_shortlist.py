@@ -140,15 +140,15 @@ def test_a_full_index_forgets_what_the_gateways_own_does(sent, most, when):
         }
 
 
-@pytest.mark.parametrize("taken", [0.0, 20.0])
-def test_a_run_is_the_same_whether_routing_is_shown_all_pods_or_the_few_that_could_be_chosen(taken):
+@pytest.mark.parametrize(("taken", "named"), [(0.0, False), (20.0, False), (20.0, True)])
+def test_a_run_is_the_same_whether_routing_is_shown_all_pods_or_the_few_that_could_be_chosen(taken, named):
     found = []
     for many in (2, 1000):
         model = _declared(Model, "m", source="hf://a/b", accelerators=[{"type": "nvidia-l4"}], replicas=6, **SPOT)
         adapters = [_declared(Adapter, name, modelRef={"name": "m"}, source="s3://x") for name in ("ada", "bob", "cyd")]
         market = Market((Zone("z", 10.0, (6, 6, 6, 6, 2, 6, 6)),), notice_s=taken)
         world = World([model, *adapters], Product(1, many=many), Setting(market=market, cold_start_s=10.0))
-        result = world.run(_calls(400))
+        result = world.run(_calls(400, named=named))
         assert result.bill.preemptions
         assert len(result.outcome.ttft) > 300
         found.append((list(result.outcome.ttft), list(result.outcome.tpot), list(result.outcome.cached)))
@@ -159,13 +159,20 @@ def _declared(kind: Any, name: str, **spec: Any) -> Any:
     return kind.model_validate({"metadata": {"name": name, "uid": name, "generation": 1}, "spec": spec})
 
 
-def _calls(count: int) -> list[Call]:
+def _calls(count: int, *, named: bool = False) -> list[Call]:
+    """Requests on their own, or turns of forty conversations whose callers name them."""
     draw, at, found = random.Random(3), 0.0, []
+    said: dict[int, tuple[tuple[int, int], ...]] = {}
     for number in range(count):
         at += draw.expovariate(20.0)
-        segments = ((draw.randrange(9), 256), (100 + number, draw.randrange(1, 1500)))
-        tokens, adapter = sum(length for _, length in segments), (None, "ada", "bob", "cyd")[number % 4]
-        found.append(Call(at, "m", segments, tokens, draw.randrange(1, 80), adapter, f"t{number % 3}", number))
+        segments: tuple[tuple[int, int], ...] = ((draw.randrange(9), 256), (100 + number, draw.randrange(1, 1500)))
+        session = number % 40 if named else number
+        if session in said:
+            segments = (*said[session], (100 + number, draw.randrange(1, 200)))
+        said[session] = segments
+        tokens, adapter = sum(length for _, length in segments), (None, "ada", "bob", "cyd")[session % 4]
+        call = Call(at, "m", segments, tokens, draw.randrange(1, 80), adapter, f"t{session % 3}", session, named)
+        found.append(call)
     return found
 
 

@@ -56,6 +56,7 @@ def test_own_lines_name_model_tenant_session_and_prompt(tmp_path):
     calls = read_trace(write(tmp_path, line, {**line, "arrival": 3.0, "session": "t"}))
     assert (calls[0].model, calls[0].tenant) == ("pirate", "gold")
     assert calls[0].session != calls[1].session
+    assert calls[0].named
     assert [length for _, length in calls[0].segments] == [64, 36]
     assert block_hashes(calls[0], "", (64,)) == block_hashes(calls[1], "", (64,))
 

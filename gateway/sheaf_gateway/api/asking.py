@@ -7,12 +7,14 @@ begin most like the one asked for, and some that end like it.
 import difflib
 import itertools
 from bisect import bisect
+from collections.abc import Sequence
 
 import msgspec
 
 from sheaf_gateway.admission.limits import ScopedRate
 from sheaf_gateway.admission.terms import Ask as Door
 from sheaf_gateway.admission.terms import Terms
+from sheaf_gateway.api import failures, response_ids
 from sheaf_gateway.api.body import Parsed
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.keys import Caller, KeyRing
@@ -20,11 +22,12 @@ from sheaf_gateway.api.promises import TermsBook
 from sheaf_gateway.api.routes import Route
 from sheaf_gateway.api.salting import Salts
 from sheaf_gateway.fleet.store import FleetStore
-from sheaf_gateway.fleet.view import Availability, Fleet, Served
+from sheaf_gateway.fleet.view import Availability, Fleet, Pod, Served
 from sheaf_gateway.proxy.response import request_lines
 from sheaf_gateway.proxy.types import Header, Request
 from sheaf_gateway.routing import prefix
 from sheaf_gateway.routing.router import Ask
+from sheaf_gateway.routing.sessions import session_key
 
 _FORWARDED = frozenset(
     {b"accept", b"anthropic-beta", b"anthropic-version", b"traceparent", b"tracestate", b"user-agent", b"x-session-id"}
@@ -33,16 +36,19 @@ _CONTENT_TYPE: Header = (b"content-type", b"application/json")
 _MAX_NAMES_COMPARED = 32
 _TAIL = 4
 _MAX_NAME_SHOWN = 64
+_MAX_SESSION = 1_024
 
 
 class Head(msgspec.Struct):
     """What a request's head tells of it, as long as these keys are in force: who asks, the header lines that go to an
-    engine, the id that the caller gave. `seat` is where its last request went, which may be that of the next."""
+    engine, the id that the caller gave, the session that it names. `seat` is where its last request went, which may be
+    that of the next."""
 
     keys: KeyRing
     caller: Caller
     lines: bytes
     given: bytes | None
+    session: bytes = b""
     seat: "Seat | None" = None
 
 
@@ -61,10 +67,17 @@ class Seat(msgspec.Struct, frozen=True):
     batch: bool
 
 
+class Previous(msgspec.Struct, frozen=True):
+    """The response that a request goes on from, and the pod that keeps it: no other can answer."""
+
+    response_id: str
+    pod: str
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What is known of a request before anything is decided. `sent_id` is how the engine sees it, `lines` the headers
     that it gets, `salt` what its tenant's caches are kept apart by (empty: not at all); `continues` says that its
-    stream may be continued, `ids` that the caller speaks of token ids itself."""
+    stream may be continued, `ids` that the caller speaks of token ids itself; `previous` that one pod alone will do."""
 
     request: Request
     route: Route
@@ -77,6 +90,14 @@ class Asked(msgspec.Struct, frozen=True):
     salt: str = ""
     continues: bool = False
     ids: bool = False
+    previous: Previous | None = None
+
+    def pods(self, fleet: Fleet) -> Sequence[Pod]:
+        """The pods that may answer."""
+        pods = fleet.pods_of(self.ask.model)
+        if self.previous is None:
+            return pods
+        return [pod for pod in pods if pod.name == self.previous.pod and not pod.draining]
 
 
 def head_of(request: Request, keys: KeyRing) -> Head:
@@ -88,7 +109,9 @@ def head_of(request: Request, keys: KeyRing) -> Head:
     caller = keys.caller(request.header)
     caller.require("inference")
     check_media(request)
-    found = request.known.value = Head(keys, caller, forwarded(request), request.header(b"x-request-id"))
+    session = request.header(b"x-session-id") or b""
+    found = Head(keys, caller, forwarded(request), request.header(b"x-request-id"), session[:_MAX_SESSION])
+    request.known.value = found
     return found
 
 
@@ -130,15 +153,28 @@ def resolve(fleet: Fleet, name: str, caller: Caller, route: Route) -> Served:
     return served
 
 
-def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains) -> Ask:
+def ask(request_id: str, seat: Seat, parsed: Parsed, chains: prefix.Chains, session: bytes = b"") -> Ask:
     """What routing reads: the prefix identity is that of the tenant's salt, the adapter and its present content.
 
-    The prompt itself is kept only where its bytes are compared.
+    The prompt itself is kept only where its bytes are compared, and the session's name only as a hash of that identity.
     """
     served, prompt = seat.served, parsed.prompt
     chain, kept = chains.chain(seat.start, prompt), prompt if parsed.exact else b""
     size, exact, streams = len(prompt), parsed.exact, parsed.streams
-    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams)
+    named = session_key(seat.start, session) if session else 0
+    return Ask(request_id, served.model, served.adapter, served.digest, chain, size, exact, kept, streams, named)
+
+
+def previous(response_id: str, seat: Seat, salt: str, fleet: Fleet) -> Previous:
+    """The response that a request of this caller goes on from.
+
+    Raises:
+        ApiError: 404 where no pod that takes requests keeps it for this tenant.
+    """
+    pod = response_ids.holder(response_id, salt, fleet.pods_of(seat.served.model))
+    if pod is None or pod.draining:
+        raise failures.no_previous_response(response_id)
+    return Previous(response_id, pod.name)
 
 
 def door(sequence: str, seat: Seat, tenant: str, parsed: Parsed, slots: int) -> Door:

@@ -86,9 +86,11 @@ class Attempts(ABC):
         """Begin anew after an attempt of which the client saw nothing."""
 
     def _attempt(self) -> None:
-        core, ask = self._core, self._asked.ask
-        pods = core.store.fleet.pods_of(ask.model)
-        now = core.now()
+        core, ask, previous = self._core, self._asked.ask, self._asked.previous
+        pods, now = self._asked.pods(core.store.fleet), core.now()
+        if previous is not None and not pods:
+            self.fail(failures.no_previous_response(previous.response_id))
+            return
         self._decision = decision = core.router.decide(ask, pods, now, self.tried)
         if decision.pod is None:
             self.fail(self._last_error or failures.no_pod(ask.model))
@@ -153,7 +155,7 @@ class Attempts(ABC):
         return None
 
     def _another(self) -> bool:
-        pods = self._core.store.fleet.pods_of(self._asked.ask.model)
+        pods = self._asked.pods(self._core.store.fleet)
         return any(pod.ready and pod.name not in self.tried for pod in pods)
 
     def _may_wait(self) -> bool:

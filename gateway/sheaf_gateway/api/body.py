@@ -38,7 +38,7 @@ class Parsed(msgspec.Struct, frozen=True):
     """What deciding needs. `prompt` is empty where no prefix can be shared; `max_tokens` 0 means not given; `flex`
     says that the caller asked for `service_tier: flex`, which may wait for others; `exact` that `prompt` is what the
     engine will compute, to the byte; `streams` that one choice is to be streamed; `ids` that the caller gets token
-    ids."""
+    ids; `previous` is the id of the response that it goes on from."""
 
     model: str
     prompt: bytes
@@ -48,6 +48,7 @@ class Parsed(msgspec.Struct, frozen=True):
     exact: bool = False
     streams: bool = False
     ids: bool = False
+    previous: str | None = None
 
     def prompt_tokens(self) -> float:
         """Tokens of the prompt, by its size."""
@@ -64,6 +65,11 @@ class _Base(msgspec.Struct):
     n: int | None = None
     service_tier: Any = None
     return_token_ids: Any = None
+
+    @property
+    def previous(self) -> str | None:
+        """The response that it goes on from."""
+        return None
 
     def parts(self) -> list[bytes]:
         return []
@@ -153,6 +159,11 @@ class _Responses(_Base):
     instructions: str | None = None
     tools: msgspec.Raw = msgspec.Raw(b"")
     max_output_tokens: int | None = None
+    previous_response_id: str | None = None
+
+    @property
+    def previous(self) -> str | None:
+        return self.previous_response_id
 
     def parts(self) -> list[bytes]:
         return [bytes(self.tools), _text(self.instructions), _text(self.input)]
@@ -222,6 +233,7 @@ def parse(raw: bytes, decode: Decode, max_depth: int, form_of: Callable[[str], F
         exact is not None,
         streams,
         _is_true(found.return_token_ids),
+        found.previous,
     )
 
 

@@ -26,11 +26,12 @@ from sheaf_gateway.api.answers import (
 from sheaf_gateway.api.asking import Asked
 from sheaf_gateway.api.attempts import Attempts
 from sheaf_gateway.api.continuing import Continuing
-from sheaf_gateway.api.ending import ending
+from sheaf_gateway.api.ending import counted, ending
 from sheaf_gateway.api.entry import Entry
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.failures import GONE
 from sheaf_gateway.api.records import Record
+from sheaf_gateway.api.response_ids import fresh, named
 from sheaf_gateway.api.salting import salted
 from sheaf_gateway.api.stream import EventRelay
 from sheaf_gateway.api.usage import find_usage, reported
@@ -50,6 +51,7 @@ log = structlog.get_logger(__name__)
 MAX_HELD = 4 * 2**20
 _USAGE_TAIL = 8192
 _BILL_EVERY = 8
+_UNKNOWN_RESPONSE = b'"response_id"'
 
 
 class Call(Attempts):
@@ -119,9 +121,10 @@ class Call(Attempts):
         self.exchange = core.pool.exchange(endpoint, head, body, self, timeouts=core.timeouts)
 
     def body(self) -> bytes:
-        """The request's body with the tenant's salt."""
+        """The request's body with the tenant's salt, and the id of a response that this pod may keep."""
         asked = self._asked
-        return salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
+        body = salted(asked.request.body, asked.salt) if asked.salt else asked.request.body
+        return named(body, fresh(self.pod.name, asked.salt)) if asked.route.keeps else body
 
     def _clear(self) -> None:
         """Begin anew after an attempt of which the client saw nothing."""
@@ -323,6 +326,11 @@ class Call(Attempts):
             self.settle("ok")
             self.fail(wrong)
             return
+        previous = self._asked.previous
+        if self._status == 404 and previous is not None and _UNKNOWN_RESPONSE in body:
+            self.settle("ok")
+            self.fail(failures.no_previous_response(previous.response_id))
+            return
         if self._status == 404 and adapter is not None and adapter.encode() in body:
             self._core.store.note_absent(self.pod.name, adapter)
             self._again("adapter_gone", failures.adapter_gone(adapter), elsewhere=not self.pod.agent_url)
@@ -385,5 +393,7 @@ class Call(Attempts):
         del self._entry
         tells = asked.route.computes and not self._pauses
         over = ending(self.record, usage, produced, self._opened_at, self._last_at, now, tells=tells)
+        if asked.ask.session and over.billed and (over.well or over.first_s is not None):
+            self._core.router.turned(asked.ask, (self.pod.name, self.pod.epoch), counted(over), now)
         entry.close(over, now)
         self._core.finished(asked, self.record, over, now)

@@ -2,6 +2,7 @@
 
 from sheaf_gateway.admission.ending import Ending, Usage
 from sheaf_gateway.api.records import Record
+from sheaf_gateway.routing.sessions import Counted
 
 
 def ending(
@@ -14,3 +15,8 @@ def ending(
     billed = record.status < 400 if error is None else error == "client_gone"
     well = billed and error is None and tells
     return Ending(usage, produced, opened_at, last_at, now - opened_at - queued, first_s, billed, well)
+
+
+def counted(over: Ending) -> Counted:
+    """What a turn of a session that ended, or was left by its client, leaves in its pod's cache."""
+    return Counted(over.output() or 0.0, over.usage.prompt, over.usage.cached)

@@ -9,6 +9,7 @@ GONE = 499
 
 _RETRY_S = 1.0
 _LOAD_RETRY_S = 5.0
+_MAX_SHOWN = 64
 _LABELS = frozenset(
     {
         "adapter_gone",
@@ -94,6 +95,21 @@ def unreadable(status: int, *, readable: bool) -> ApiError | None:
     if status < 200 or 300 <= status < 400 or (status < 300 and not readable):
         return garbage()
     return None if readable else ApiError(status, "engine_refused", f"The engine refused the request: {status}.")
+
+
+def no_response(name: str) -> ApiError:
+    """No response of that id is kept for this caller."""
+    return ApiError(404, "response_not_found", f"Response with id '{_shown(name)}' not found.", param="response_id")
+
+
+def no_previous_response(name: str) -> ApiError:
+    """The response that a request goes on from is not kept, or not by a pod that takes requests."""
+    message = f"Previous response with id '{_shown(name)}' not found."
+    return ApiError(404, "previous_response_not_found", message, param="previous_response_id")
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= _MAX_SHOWN else name[:_MAX_SHOWN] + "…"
 
 
 def broken_stream() -> ApiError:

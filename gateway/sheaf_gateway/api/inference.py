@@ -195,6 +195,9 @@ class Inference:
         caller, seat = head.caller, head.seat
         if seat is None or seat.turn != self.store.turn or seat.served.name != parsed.model or seat.route is not route:
             seat = head.seat = asking.seat(parsed.model, route, caller, self.store, self.terms, self.salts)
+        before = None
+        if parsed.previous is not None:
+            before = asking.previous(parsed.previous, seat, self.salts.of(caller.tenant), self.store.fleet)
         sent_id, served = self.ids.enter(request_id), seat.served
         continues = parsed.streams and route.continues and self.mending.enabled
         return Asked(
@@ -203,19 +206,20 @@ class Inference:
             caller,
             served,
             asking.door(str(next(self._sequence)), seat, caller.tenant, parsed, self.slots(served.model)),
-            asking.ask(request_id, seat, parsed, self.chains),
+            asking.ask(request_id, seat, parsed, self.chains, b"" if before is not None else head.session),
             sent_id,
             b"%bx-request-id: %b\r\n" % (head.lines, sent_id.encode("ascii")),
             seat.salt,
             continues,
             continues and parsed.ids,
+            before,
         )
 
     def _record(self, asked: Asked, request_id: str) -> Record:
         served, ask = asked.served, asked.ask
         return Record(
             request_id, served.name, served.model, served.adapter, asked.caller.tenant, asked.route.path, time.time(),
-            ask.prompt_bytes, [],
+            ask.prompt_bytes, [], held_by=None if asked.previous is None else asked.previous.pod,
         )  # fmt: skip
 
     def _refuse(self, error: ApiError, route: Route, request_id: str, responder: Responder) -> None:

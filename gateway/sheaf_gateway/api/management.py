@@ -185,4 +185,5 @@ def readings(core: Inference) -> Iterable[Reading]:
     yield from figures.readings(core, models)
     yield "pods_held", "Pods kept from requests while they are warmed", (), [((), len(core.store.held))]
     yield "prefix_blocks", "Blocks in the prefix index", (), [((), len(router.index))]
+    yield "sessions", "Sessions of callers that are remembered", (), [((), len(router.sessions))]
     yield "decision_records", "Decision records held", (), [((), len(core.records))]

@@ -22,7 +22,7 @@ class Attempt(msgspec.Struct, gc=False):
 
 class Record(msgspec.Struct, gc=False):
     """One request. Times are Unix seconds and milliseconds; tokens are what the engine reported, None where
-    it did not."""
+    it did not. `held_by` is the pod that keeps the response which it goes on from: no other could be chosen."""
 
     request_id: str
     served: str
@@ -41,6 +41,7 @@ class Record(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     output_tokens: int | None = None
     error: str | None = None
+    held_by: str | None = None
 
 
 class Records:

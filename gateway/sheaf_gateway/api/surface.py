@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 
-from sheaf_gateway.api import errors
+from sheaf_gateway.api import errors, stored
 from sheaf_gateway.api.errors import ApiError
 from sheaf_gateway.api.inference import Inference
 from sheaf_gateway.api.routes import ROUTES
@@ -19,6 +19,9 @@ class Surface:
     def __call__(self, request: Request, responder: Responder) -> Awaitable[None] | None:
         """Answer one request."""
         route = ROUTES.get(request.path)
+        if route is None and request.path.startswith(stored.PREFIX):
+            stored.serve(self._inference, request, responder)
+            return None
         if route is None:
             return self._management(request, responder)
         if request.method != "POST":

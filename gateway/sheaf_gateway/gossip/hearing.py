@@ -13,10 +13,11 @@ import msgspec
 
 from sheaf_gateway.admission.admission import Admission
 from sheaf_gateway.admission.others import Others
-from sheaf_gateway.gossip.wire import Batch, Door, Sent, unpacked
+from sheaf_gateway.gossip.wire import Batch, Door, Sent, Turned, unpacked
 from sheaf_gateway.routing.cost import pairs
 from sheaf_gateway.routing.ledger import Ticket
 from sheaf_gateway.routing.router import Router
+from sheaf_gateway.routing.sessions import Turn
 
 SILENCE_S = 5.0
 ASK_AGAIN_S = 0.2
@@ -124,6 +125,8 @@ class Hearing:
             pod = peer.names.get(broke.pod)
             if pod is not None and pod in self._router.ledgers:
                 self._router.warned(pod, now, opened=broke.open)
+        for turned in batch.turned:
+            self._turn(peer, turned, now)
         self._serve(peer, batch, now)
         return self._doors(peer, batch.doors)
 
@@ -163,6 +166,13 @@ class Hearing:
         self._router.join(ticket, chain, now, exact=sent.exact)
         if sent.answered:
             self._router.move_on(ticket, now)
+
+    def _turn(self, peer: Peer, told: Turned, now: float) -> None:
+        pod = peer.names.get(told.pod)
+        if pod is not None:
+            tip = unpacked(told.tip)[0]
+            turn = Turn((pod, told.epoch), tip, told.blocks, told.size, told.answer, now, meter=0.0)
+            self._router.hear(told.session, turn)
 
     def _serve(self, peer: Peer, batch: Batch, now: float) -> None:
         for told in batch.service:

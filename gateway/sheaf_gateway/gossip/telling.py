@@ -24,11 +24,13 @@ from sheaf_gateway.gossip.wire import (
     Piece,
     Sent,
     Service,
+    Turned,
     Used,
     encode,
     packed,
 )
 from sheaf_gateway.routing.ledger import Ticket
+from sheaf_gateway.routing.sessions import Turn
 
 MAX_BYTES = 1_350
 MAX_GATHERED = 4_096
@@ -37,11 +39,11 @@ _ITEM = 48
 _NUMBER = 9
 _CHAIN_HEAD = 3
 
-Item = Name | Piece | Sent | Door | Service | Used | Broke
+Item = Name | Piece | Sent | Door | Service | Used | Broke | Turned
 
 
 class Teller:
-    """A `routing.router.Teller`. `wake` is called when there is something to flush, once until it is flushed."""
+    """A `routing.teller.Teller`. `wake` is called when there is something to flush, once until it is flushed."""
 
     def __init__(self, life: int, wake: Callable[[], None], *, max_bytes: int = MAX_BYTES) -> None:
         self.life = life
@@ -88,6 +90,14 @@ class Teller:
             self._breakers.append(Broke(self._name(pod), opened))
             self._stir()
 
+    def turned(self, session: int, turn: Turn) -> None:
+        """A turn of a session is over."""
+        if len(self._turned) < MAX_GATHERED:
+            pod, epoch = turn.pod
+            told = Turned(session, self._name(pod), epoch, packed([turn.tip]), turn.blocks, turn.size, turn.answer)
+            self._turned.append(told)
+            self._stir()
+
     def doors(self, admission: Admission) -> None:
         """Gather what changed at the doors, in the books of service, and in the accounts of limits."""
         if self._anew:
@@ -117,7 +127,7 @@ class Teller:
         """Batches of all that has gathered, one without news where that is nothing; `at` is Unix time in seconds."""
         self._awake = False
         summary = [self._told(ticket, b"", exact=False) for ticket in self._live.values()] if self._anew else []
-        items: list[Item] = [*self._sent, *summary, *self._totals, *self._breakers]
+        items: list[Item] = [*self._sent, *summary, *self._totals, *self._breakers, *self._turned]
         items[:0] = self._fresh
         batches = self._batches(items, at)
         batches[0] = msgspec.structs.replace(batches[0], anew=self._anew, wanted=self._wanted[:MAX_GATHERED])
@@ -164,6 +174,7 @@ class Teller:
             service=[item for item in items if isinstance(item, Service)],
             used=[item for item in items if isinstance(item, Used)],
             breakers=[item for item in items if isinstance(item, Broke)],
+            turned=[item for item in items if isinstance(item, Turned)],
         )
 
     def _told(self, ticket: Ticket, chain: bytes, *, exact: bool) -> Sent:
@@ -199,6 +210,7 @@ class Teller:
         self._finished: list[int] = []
         self._totals: list[Item] = []
         self._breakers: list[Broke] = []
+        self._turned: list[Turned] = []
         self._wanted: list[int] = []
         if len(self._names) >= MAX_NAMES // 2:
             self._names.clear()

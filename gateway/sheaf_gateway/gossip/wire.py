@@ -103,6 +103,19 @@ class Broke(_Item, frozen=True):
     open: bool
 
 
+class Turned(_Item, frozen=True):
+    """A turn of a session is over on a pod: the last of its prompt's `blocks` hashes, the prompt's bytes, the answer's.
+    The session is a hash of the caller's name for it (see `routing.sessions`)."""
+
+    session: Number
+    pod: Number
+    epoch: Number
+    tip: Annotated[bytes, Meta(min_length=_HASH, max_length=_HASH)]
+    blocks: Number
+    size: Number
+    answer: Number
+
+
 class Batch(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """News of one gateway in one `life`, the `number`-th since it began; `at` is Unix time in seconds.
 
@@ -129,6 +142,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_u
     used: Annotated[list[Used], Meta(max_length=_MAX_ITEMS)] = []
     breakers: Annotated[list[Broke], Meta(max_length=_MAX_ITEMS)] = []
     wanted: Annotated[list[Number], Meta(max_length=_MAX_ITEMS)] = []
+    turned: Annotated[list[Turned], Meta(max_length=_MAX_ITEMS)] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,7 +6,7 @@ the rest, and uses all of them (panic mode, after Envoy). The lowest expected co
 settled by a hash of request and pod, so that the same request is decided alike everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -36,12 +36,14 @@ _NO_ADAPTER: tuple[Residency, int] = ("Resident", 0)
 
 
 class PodFacts(msgspec.Struct, frozen=True, gc=False):
-    """One pod as this request would meet it. `cached_bytes` of the prompt are expected in its KV cache."""
+    """One pod as this request would meet it. `cached_bytes` of the prompt are expected in its KV cache; of those
+    `session_bytes` are known by the session alone."""
 
     pod: str
     standing: Standing
     cached_bytes: int
     work: Work
+    session_bytes: int = 0
 
 
 Own = tuple[int, float, float, float, float]
@@ -58,7 +60,8 @@ class Weighing(msgspec.Struct, frozen=True, gc=False):
 
     `pods` has name, foreign running, foreign waiting and KV usage of each; `seen` its ledger, `owns` what the request
     is for it; `adapted` residency and slots short, empty for the base model. `room` is how many tokens a KV cache
-    holds, 0 where that is not known; `overdue` has milliseconds by place, of those whose word is overdue.
+    holds, 0 where that is not known; `overdue` has milliseconds by place, of those whose word is overdue; `session` by
+    place the bytes of the prompt that are known by the session alone.
     """
 
     pods: Sequence[tuple[str, int, int, float]]
@@ -69,6 +72,7 @@ class Weighing(msgspec.Struct, frozen=True, gc=False):
     size: int
     room: int
     overdue: dict[int, float]
+    session: Mapping[int, int]
 
     def row(self, place: int, price: Coefficients) -> Row:
         """One pod, as it was weighed."""
@@ -85,12 +89,13 @@ class Weighing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One pod in a decision record; terms are milliseconds."""
+    """One pod in a decision record; terms are milliseconds, the rest as in `PodFacts`."""
 
     pod: str
     standing: Standing
     cached_bytes: int
     terms: Terms
+    session_bytes: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -108,9 +113,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     @property
     def facts(self) -> tuple[PodFacts, ...]:
         """Every pod as the request would have met it."""
-        if not isinstance(self.weighed, Weighing):
-            return self.weighed
-        return tuple([_fact(self.weighed.row(place, self.price)) for place in range(len(self.weighed.pods))])
+        weighed, price = self.weighed, self.price
+        if not isinstance(weighed, Weighing):
+            return weighed
+        told = weighed.session
+        return tuple([_fact(weighed.row(place, price), told.get(place, 0)) for place in range(len(weighed.pods))])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -159,14 +166,14 @@ def _lot(request_id: str, pod: str) -> tuple[int, str]:
     return xxhash.xxh3_64_intdigest(f"{request_id}\0{pod}".encode()), pod
 
 
-def _fact(row: Row) -> PodFacts:
+def _fact(row: Row, session_bytes: int) -> PodFacts:
     pod, own, pending, pairs, running, waiting, usage, residency, queued, slots, room, overdue = row
     work = Work(own[1], pending, running, waiting, usage, residency, own[2], pairs, queued, slots, room, overdue)
-    return PodFacts(pod, "Healthy", own[0], work)
+    return PodFacts(pod, "Healthy", own[0], work, session_bytes)
 
 
 def _candidate(fact: PodFacts, price: Coefficients) -> Candidate:
-    return Candidate(fact.pod, fact.standing, fact.cached_bytes, cost(fact.work, price))
+    return Candidate(fact.pod, fact.standing, fact.cached_bytes, cost(fact.work, price), fact.session_bytes)
 
 
 def _usable(facts: Sequence[PodFacts]) -> tuple[Mode, list[int]]:

@@ -121,6 +121,11 @@ class PrefixIndex:
         engine = self.announced.get(pod)
         return NOTHING if engine is None else engine.blocks.depth(chain, prompt)
 
+    def exact(self, pod: PodKey) -> bool:
+        """Whether the pod's events tell all that it holds of prompts whose bytes are known."""
+        engine = self.announced.get(pod)
+        return engine is not None and engine.trust >= _TRUSTED
+
     def keep(self, pods: Iterable[PodKey]) -> None:
         """Forget every pod and epoch that is not named."""
         alive = set(pods)

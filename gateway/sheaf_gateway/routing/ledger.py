@@ -62,7 +62,7 @@ class PodLedger(msgspec.Struct):
     when its first entry came to be the first. `adapters` counts attempts by adapter, `held_tokens` what all of them
     keep in the KV cache. `seen` is what `look` last said, None where that has changed. A word is expected of the
     `awaited` ones, of which so many are `streams`; `heard_at` is when the pod said something last, or began to be
-    waited for.
+    waited for. `meter` counts all tokens that it was ever given to compute.
     """
 
     running: int = 0
@@ -78,6 +78,7 @@ class PodLedger(msgspec.Struct):
     awaited: int = 0
     streams: int = 0
     heard_at: float = 0.0
+    meter: float = 0.0
 
     def look(self) -> Seen:
         """The ledger as it is, kept in `seen` until it changes: many decisions share what they hold of it."""
@@ -116,6 +117,7 @@ def enter(ledger: PodLedger, ticket: Ticket, now: float) -> None:
     ledger.pending_tokens += ticket.tokens
     ledger.pending_pairs += ticket.pairs
     ledger.held_tokens += ticket.held
+    ledger.meter += ticket.tokens
     if ticket.adapter is not None:
         ledger.adapters[ticket.adapter] = ledger.adapters.get(ticket.adapter, 0) + 1
 

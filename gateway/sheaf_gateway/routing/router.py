@@ -6,7 +6,6 @@ decisions, in the gateway, in a test and in the simulator.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -29,15 +28,17 @@ from sheaf_gateway.routing.ledger import (
 )
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.retry import RetryBudget
+from sheaf_gateway.routing.sessions import Counted, Sessions, Turn, after
 from sheaf_gateway.routing.silence import granted_ms, late_ms, overdue_ms
-from sheaf_gateway.routing.weigh import Group, residency, weigh
+from sheaf_gateway.routing.teller import Teller
+from sheaf_gateway.routing.weigh import NOTHING_TOLD, Group, residency, weigh
 
 
 class Ask(msgspec.Struct, frozen=True):
     """What routing needs of a request: whose prefix (`chain`, see `prefix`), how long, for which adapter.
 
     `exact` says that `prompt`, which the chain is of, are the very bytes that the engine will compute (see `form`);
-    `streams` that the answer comes piece by piece.
+    `streams` that the answer comes piece by piece; `session` names the caller's session (see `sessions`), 0: none.
     """
 
     request_id: str
@@ -49,6 +50,7 @@ class Ask(msgspec.Struct, frozen=True):
     exact: bool = False
     prompt: bytes = b""
     streams: bool = True
+    session: int = 0
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,22 +67,6 @@ _SETTLE_S = 0.5
 _MOST_UNSETTLED = 65_536
 
 
-class Teller(Protocol):
-    """Who wants to know of this gateway's own attempts (see `gossip.telling`)."""
-
-    def sent(self, ticket: Ticket, chain: list[int], *, exact: bool) -> None:
-        """An attempt began with a prompt of this chain."""
-
-    def answered(self, ticket: Ticket) -> None:
-        """Its answer began."""
-
-    def finished(self, ticket: Ticket) -> None:
-        """It is over."""
-
-    def broke(self, pod: str, *, opened: bool) -> None:
-        """The breaker of a pod opened, or closed."""
-
-
 class Router:
     """Chooses pods and learns from what became of its choices.
 
@@ -93,6 +79,7 @@ class Router:
     ) -> None:
         self.rules = rules or BreakerRules()
         self.index = PrefixIndex(max_blocks)
+        self.sessions = Sessions()
         self.budget = RetryBudget()
         self.ledgers: dict[str, PodLedger] = {}
         self.models: dict[str, CostModel] = {}
@@ -109,6 +96,9 @@ class Router:
         if group.plain and not tried:
             capacity = self.capacities.get(ask.model, UNKNOWN)
             matched = self.index.depths(ask.chain, group.histories, group.keys)
+            told = NOTHING_TOLD
+            if ask.session:
+                matched, told = self._with_session(ask, group, matched, now)
             found = weigh(
                 group,
                 matched,
@@ -119,6 +109,7 @@ class Router:
                 now,
                 capacity.slots,
                 capacity.kv_tokens,
+                told,
             )
             if found is not None:
                 weighed, totals = found
@@ -133,11 +124,12 @@ class Router:
         """What the request would meet on each pod, whatever state the pods are in."""
         price, capacity = self.model(ask.model).coefficients, self.capacities.get(ask.model, UNKNOWN)
         found = []
-        for pod, key, ledger in group.rows:
-            cached = min(matched.get(key, 0) * BLOCK, ask.prompt_bytes)
+        depths, told = self._with_session(ask, group, [matched.get(key, 0) for key in group.keys], now)
+        for place, (pod, _, ledger) in enumerate(group.rows):
+            cached = min(depths[place] * BLOCK, ask.prompt_bytes)
             late = overdue_ms(ledger, now, price) if price.silence_per_ms else 0.0
             work = _work(ask, pod, ledger, cached, capacity, ledger.ahead(now, price), late)
-            found.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work))
+            found.append(PodFacts(pod.name, _standing(pod, ledger, now, tried), cached, work, told.get(place, 0)))
         return found
 
     def sent(self, ask: Ask, decision: Decision, pod: Pod, now: float) -> Ticket:
@@ -214,6 +206,16 @@ class Router:
         if self.teller is not None:
             self.teller.finished(ticket)
 
+    def turned(self, ask: Ask, pod: PodKey, counted: Counted, now: float) -> None:
+        """A turn of a session was answered there."""
+        if not ask.chain:
+            return
+        turn = after(pod, ask.chain, ask.prompt_bytes, counted, now, self.ledger(pod[0]).meter)
+        before = self.sessions.put(ask.session, turn)
+        self.sessions.learn(ask.model, before, ask.chain, counted.cached)
+        if self.teller is not None:
+            self.teller.turned(ask.session, turn)
+
     # What other gateways tell.
 
     def join(self, ticket: Ticket, chain: list[int], now: float, *, exact: bool) -> None:
@@ -241,6 +243,11 @@ class Router:
         ledger = self.ledger(ticket.pod)
         ledger.told = max(0, ledger.told - 1)
 
+    def hear(self, session: int, turn: Turn) -> None:
+        """A turn of a session is over that came through another gateway."""
+        meter = self.ledger(turn.pod[0]).meter
+        self.sessions.put(session, msgspec.structs.replace(turn, meter=meter))
+
     def warned(self, pod: str, now: float, *, opened: bool) -> None:
         """Another gateway's breaker of this pod opened, or closed: its word speeds ours up and never decides alone."""
         ledger = self.ledger(pod)
@@ -255,6 +262,7 @@ class Router:
         self.ledgers = {name: ledger for name, ledger in self.ledgers.items() if name in names or ledger.running}
         self._groups.clear()
         pools = {pod.model for pod in pods}
+        self.sessions.keep(pools)
         self.models = {name: model for name, model in self.models.items() if name in pools}
 
     def ledger(self, pod: str) -> PodLedger:
@@ -279,6 +287,32 @@ class Router:
             if isinstance(pods, tuple):
                 self._groups[model] = found
         return found
+
+    def _with_session(
+        self, ask: Ask, group: Group, matched: list[int], now: float
+    ) -> tuple[list[int], Mapping[int, int]]:
+        """Matched blocks with what the session's last turns left, and by place the bytes that only they tell of."""
+        told: dict[int, int] = {}
+        for turn in self.sessions.of(ask.session, now) if ask.session else ():
+            place = group.places.get(turn.pod)
+            if place is None or not self._still_there(ask, turn):
+                continue
+            matched = matched or [0] * len(group.keys)
+            left = min(turn.left(answer=self.sessions.believes(ask.model)), len(ask.chain))
+            if left > matched[place]:
+                told[place] = (left - matched[place]) * BLOCK
+                matched[place] = left
+        return matched, told
+
+    def _still_there(self, ask: Ask, turn: Turn) -> bool:
+        """Whether the prompt goes on from that turn, and its pod should hold what it left: by the index, or where that
+        forgot it, because the pod was not given enough since to push it out. Where events tell, only they count."""
+        if not turn.begins(ask.chain) or (ask.exact and self.index.exact(turn.pod)):
+            return False
+        if turn.tip in self.index.history(turn.pod):
+            return True
+        since, room = self.ledger(turn.pod[0]).meter - turn.meter, self.capacities.get(ask.model, UNKNOWN).kv_tokens
+        return 0.0 <= since <= room - turn.held()
 
     def _cached(self, ask: Ask, predicted: int, pod: PodKey) -> Depth:
         """What the pod should have of the prompt: to the KV block where its engine says so, else by hash blocks."""

@@ -6,7 +6,7 @@ term is worked out when somebody asks why (`choose.Decision`). What belongs to a
 once, and again when the pods change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sheaf_gateway.fleet.view import Pod
 from sheaf_gateway.routing.choose import Own, Weighing
@@ -24,6 +24,7 @@ from sheaf_gateway.routing.ledger import LEAST_MS, MOST_DONE, PodLedger, Seen
 from sheaf_gateway.routing.prefix import BLOCK
 from sheaf_gateway.routing.silence import LATE_S, overdue_ms
 
+NOTHING_TOLD: Mapping[int, int] = {}
 _ON_TIME: dict[int, float] = {}
 
 
@@ -32,7 +33,7 @@ class Group:
     and none drains. `looks` has of each pod what `weigh` reads, `told` what decisions keep of it (see `Weighing`).
     Valid until the index and the ledgers forget pods."""
 
-    __slots__ = ("histories", "keys", "looks", "names", "nothing", "plain", "pods", "rows", "told")
+    __slots__ = ("histories", "keys", "looks", "names", "nothing", "places", "plain", "pods", "rows", "told")
 
     def __init__(
         self, pods: Sequence[Pod], ledger: Callable[[str], PodLedger], history: Callable[[PodKey], Held]
@@ -41,6 +42,7 @@ class Group:
         self.plain = bool(pods) and all(pod.ready and not pod.draining for pod in pods)
         self.names = [pod.name for pod in pods]
         self.keys: list[PodKey] = [(pod.name, pod.epoch) for pod in pods]
+        self.places = {key: place for place, key in enumerate(self.keys)}
         self.rows = [(pod, key, ledger(pod.name)) for pod, key in zip(pods, self.keys, strict=True)]
         self.told = tuple((pod.name, pod.foreign_running, pod.foreign_waiting, pod.kv_usage) for pod in pods)
         self.looks = [(row[2], *told[1:]) for row, told in zip(self.rows, self.told, strict=True)]
@@ -58,6 +60,7 @@ def weigh(
     now: float,
     slots: int,
     room: int,
+    session: Mapping[int, int] = NOTHING_TOLD,
 ) -> tuple[Weighing, list[float]] | None:
     """The facts of every pod and what each would cost in milliseconds; None where a breaker is not closed.
 
@@ -71,6 +74,7 @@ def weigh(
         now: the time in seconds.
         slots: adapters in one batch of a pod; 0: unknown.
         room: tokens that a pod's KV cache holds; 0: unknown.
+        session: by place the bytes among those of `matched` that only the session tells of.
     """
     waiting_ms, base_ms, token_ms, pair_ms = (
         price.waiting_ms, price.base_ms, price.prefill_ms_per_token, price.attention_ms_per_pair,
@@ -110,7 +114,7 @@ def weigh(
         totals.append(total)
         looked.append(seen)
         owns.append(own)
-    return Weighing(group.told, looked, owns, adapted, now, size, room, overdue), totals
+    return Weighing(group.told, looked, owns, adapted, now, size, room, overdue, session), totals
 
 
 def _own(size: int, blocks: int, price: Coefficients) -> Own:

@@ -38,6 +38,7 @@ class Call:
         adapter: name of the Adapter, None for the base model.
         tenant: who asks; empty for everyone.
         session: number of the conversation or program.
+        named: whether the caller names it (`x-session-id`).
     """
 
     arrival: float
@@ -48,6 +49,7 @@ class Call:
     adapter: str | None = None
     tenant: str = ""
     session: int = 0
+    named: bool = False
 
     def at(self, arrival: float) -> Call:
         """The same at another time."""
@@ -60,6 +62,7 @@ class Call:
             self.adapter,
             self.tenant,
             self.session,
+            self.named,
         )
 
 

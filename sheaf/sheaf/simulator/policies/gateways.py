@@ -62,7 +62,7 @@ class Gateways(Policy):
         self._catch_up(now)
         super().finished(flight, now, lost=lost)
         place, ticket = flight.note
-        self.gateways[place].close(ticket, now, lost=lost)
+        self.gateways[place].close(flight, ticket, now, lost=lost)
 
     def fleet_changed(self, pods: Pods, now: float) -> None:
         """All of them learn of it."""

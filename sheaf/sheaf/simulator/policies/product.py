@@ -16,8 +16,9 @@ from sheaf_gateway.fleet.view import Pod as PodView
 from sheaf_gateway.routing.cost import Coefficients
 from sheaf_gateway.routing.ledger import Ticket
 from sheaf_gateway.routing.router import Ask, Capacity, Router
+from sheaf_gateway.routing.sessions import Counted, session_key
 
-from sheaf.simulator.calls import BYTES_PER_TOKEN
+from sheaf.simulator.calls import BYTES_PER_TOKEN, Call, root
 from sheaf.simulator.flights import Flight
 from sheaf.simulator.pods import Pod
 from sheaf.simulator.policies.base import Pods, Policy
@@ -44,6 +45,7 @@ class Product(Policy):
         self._views: dict[str, tuple[float, PodView]] = {}
         self._seen: dict[str, _Seen] = {}
         self._crowds: dict[str, _Crowd] = {}
+        self._asks: dict[int, Ask] = {}
 
     def choose(self, flight: Flight, pods: Pods, now: float) -> Pod[Flight]:
         """As the gateway does."""
@@ -59,7 +61,10 @@ class Product(Policy):
             chain=flight.chain,
             prompt_bytes=call.input_tokens * BYTES_PER_TOKEN,
             exact=self._hears,
+            session=_session(call) if call.named else 0,
         )
+        if ask.session:
+            self._asks[flight.number] = ask
         places, views = self._shown(ask, pods, now)
         decision = self.router.decide(ask, views, now)
         place = next((place for place, view in enumerate(views) if view.name == decision.pod), 0)
@@ -90,10 +95,14 @@ class Product(Policy):
     def finished(self, flight: Flight, now: float, *, lost: bool = False) -> None:
         """It is over."""
         super().finished(flight, now, lost=lost)
-        self.close(flight.note, now, lost=lost)
+        self.close(flight, flight.note, now, lost=lost)
 
-    def close(self, ticket: Ticket, now: float, *, lost: bool) -> None:
+    def close(self, flight: Flight, ticket: Ticket, now: float, *, lost: bool) -> None:
         """An attempt is over."""
+        ask = self._asks.pop(flight.number, None)
+        if ask is not None and not lost:
+            counted = Counted(flight.call.output_tokens, flight.call.input_tokens, flight.cached)
+            self.router.turned(ask, (ticket.pod, ticket.epoch), counted, now)
         if lost:
             self.router.failed(ticket, now)
         self.router.finished(ticket)
@@ -113,6 +122,9 @@ class Product(Policy):
             crowd = self._crowd(ask.model, pods, now)
             names = crowd.list.names(ask, self.router.model(ask.model).coefficients, now)
             if names is not None:
+                if ask.session:
+                    last = self.router.sessions.pods(ask.session)
+                    names = list({*names, *(name for name in last if name in crowd.places)})
                 places = sorted([crowd.places[name] for name in names])
                 return places, [self._views[pods[place].name][1] for place in places]
         return None, self._all(ask.model, pods, now)
@@ -194,6 +206,11 @@ class _Crowd:
         self.places = {pod.name: place for place, pod in enumerate(pods)}
         self.due: deque[tuple[float, int]] = deque()
         self.stirred: set[str] = set()
+
+
+def _session(call: Call) -> int:
+    """The session as a caller's header would name it."""
+    return session_key(root(call.model, call.adapter, call.tenant), b"%d" % call.session)
 
 
 def _capacity(pod: Pod[Flight]) -> Capacity:

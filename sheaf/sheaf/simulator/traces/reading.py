@@ -191,6 +191,7 @@ class Own:
             _tokens(fields, "output_tokens"),
             tenant=_name(fields, "tenant"),
             session=session,
+            named="session" in fields,
         )
 
     def _segments(self, fields: dict[str, Any], number: int, tokens: int) -> tuple[Segment, ...]:
