@@ -28,8 +28,8 @@ log = structlog.get_logger()
 
 
 class Metadata:
-    """Asks everything that a cloud can say; `tell` hears the notice that counts, after each answer or failure. `pace`
-    scales every pause."""
+    """Asks everything that a cloud can say; `tell` hears the notice that counts, before each question and after
+    each answer. `pace` scales every pause."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Metadata:
         while True:
             began, before = time.monotonic(), etag
             try:
+                self._look()
                 etag = await self._hear(calls, question, before)
                 failures = 0
             except (MetadataError, UnreadableError) as error:
@@ -69,9 +70,9 @@ class Metadata:
                 self._note_failure(question, failures, str(error))
             except Exception as error:
                 failures, etag = failures + 1, ""
-                log.exception("reading notices failed unexpectedly")
-                self._note_failure(question, failures, repr(error))
-            self._look()
+                if failures <= FAILURES_TOLD:
+                    log.exception("reading notices failed unexpectedly")
+                self._note_failure(question, failures, repr(error)[:300])
             took = question.period if etag != before else time.monotonic() - began
             await asyncio.sleep(self._pace * _pause(question, failures, took))
 
@@ -80,6 +81,7 @@ class Metadata:
         notice = question.read(answer, calls.machine)
         self._known = heard(self._known, question.path, notice)
         self._note_answer(question)
+        self._look()
         return version
 
     def _look(self) -> None:
