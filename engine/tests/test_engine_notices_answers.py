@@ -6,7 +6,7 @@ from email.utils import format_datetime, formatdate
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sheaf_engine.notices import aws, azure, gcp
 from sheaf_engine.notices.clouds import CLOUDS
@@ -222,6 +222,7 @@ fields = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(READERS), fields, dates.map(format_datetime))
 def test_whatever_the_fields_hold_a_notice_is_within_its_bounds(reader, content, date):
     _bounded(reader[1], Answer(200, json.dumps(content, default=str).encode(), NOW, date))
