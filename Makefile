@@ -13,7 +13,7 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.installed
 SOURCES := crds engine gateway operator sheaf
 UNIT := crds/tests engine/tests gateway/tests operator/tests sheaf/tests
-PURE := sheaf_crds sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.continuation sheaf_gateway.gossip sheaf_gateway.routing sheaf_gateway.warming sheaf_operator.planning
+PURE := sheaf_crds sheaf_engine.notices sheaf_engine.timing sheaf_gateway.admission sheaf_gateway.continuation sheaf_gateway.gossip sheaf_gateway.routing sheaf_gateway.warming sheaf_operator.planning
 
 .PHONY: help
 help: ## Show what can be made

@@ -255,6 +255,24 @@ def test_only_gateway_and_operator_reach_engine_pods(helm: Helm) -> None:
     assert all(len(rule["from"]) == 1 for rule in rules)
 
 
+def test_agents_reach_the_metadata_of_their_machine_where_they_read_notices_and_egress_is_fenced(helm: Helm) -> None:
+    def egress(way: str) -> list[dict[str, Any]]:
+        return list(named(rendered(way), "NetworkPolicy", "sheaf-engines")["spec"].get("egress", []))
+
+    metadata = {
+        "to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}],
+        "ports": [{"port": 80, "protocol": "TCP"}],
+    }
+    assert egress("notices of a cloud")[1:] == [metadata]
+    assert metadata not in egress("notices from elsewhere") + egress("fenced") + egress("defaults")
+    notices = operator_config(rendered("notices of a cloud"))["pods"]["notices"]
+    assert notices == {"cloud": "aws", "rebalance": "Replace"}
+    assert operator_config(rendered("notices from elsewhere"))["pods"]["notices"]["endpoint"] == "http://10.0.0.9:8111"
+    assert "notices" not in operator_config(rendered("defaults"))["pods"]
+    on = helm.template({"notices": {"cloud": "aws"}})
+    assert "egress" not in named(on, "NetworkPolicy", "sheaf-engines")["spec"]
+
+
 def test_a_fenced_gateway_still_answers_those_who_look_after_it(helm: Helm) -> None:
     rules = named(rendered("fenced"), "NetworkPolicy", "sheaf-gateway")["spec"]["ingress"]
     peers = [peer for rule in rules if {"port": "http", "protocol": "TCP"} in rule["ports"] for peer in rule["from"]]

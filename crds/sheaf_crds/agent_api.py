@@ -71,6 +71,20 @@ class EngineLoad(ApiType):
     kv_usage: float = Field(default=0.0, ge=0.0, le=1.0, description="Share of KV blocks in use.")
 
 
+class AgentNotice(ApiType):
+    """The cloud's metadata service says that the pod's machine will go."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    source: str = Field(max_length=64, description="The cloud whose metadata says so.")
+    reason: str = Field(max_length=64, description="CamelCase word for programs.")
+    message: str = Field(default="", max_length=1024, description="For people.")
+    deadline: float = Field(
+        default=0.0, ge=0.0, le=2.0**53, description="Unix seconds when the machine goes; 0: nobody says, or not soon."
+    )
+    advisory: bool = Field(default=False, description="It may go soon, but nothing says that it will.")
+
+
 class AgentState(ApiType):
     """What is really so in this pod, verified against the engine."""
 
@@ -96,6 +110,9 @@ class AgentState(ApiType):
     drain_deadline: float = Field(default=0.0, description="Unix seconds by which the pod goes; 0: it stays.")
     drains_until_restart: bool = Field(
         default=False, description="Only the engine is being stopped: the drain ends when it has started anew."
+    )
+    notice: AgentNotice | None = Field(
+        default=None, description="What the cloud's metadata service says, where the agent reads it."
     )
     catalog_generation: int = 0
     load: EngineLoad = Field(default_factory=EngineLoad)

@@ -57,6 +57,14 @@ MATRIX: dict[str, dict[str, Any]] = {
         },
         "market": {"zones": ["a", "b"], "prices": {"nvidia-l4": {"onDemand": 0.7, "spot": 0.28}}},
     },
+    "notices of a cloud": {
+        "notices": {"cloud": "aws", "rebalance": "Replace"},
+        "networkPolicy": {"engines": {"egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}]}},
+    },
+    "notices from elsewhere": {
+        "notices": {"cloud": "gcp", "endpoint": "http://10.0.0.9:8111"},
+        "networkPolicy": {"engines": {"egress": [{"ports": [{"port": 8111, "protocol": "TCP"}]}]}},
+    },
     "unfenced": {"networkPolicy": {"enabled": False}},
     "with redis": {"redis": {"enabled": True}},
     "rbac of others": {
@@ -153,6 +161,9 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"market": {"prices": {"cpu": {"spot": 1}}}},
         ("/market/prices/cpu", "onDemand"),
     ),
+    "a cloud that is not known": ({"notices": {"cloud": "oracle"}}, ("/notices/cloud", "azure")),
+    "metadata over TLS": ({"notices": {"cloud": "aws", "endpoint": "https://h"}}, ("/notices/endpoint",)),
+    "notices in the wrong place": ({"engines": {"notices": {"cloud": "aws"}}}, ("/engines", "notices", "not allowed")),
     "a Secret that cannot be": ({"imagePullSecrets": [{"name": "my..registry"}]}, ("/imagePullSecrets/0/name",)),
     "a Secret without a name": ({"imagePullSecrets": [{"name": ""}]}, ("/imagePullSecrets/0/name",)),
     "a folder that is none": ({"engines": {"hostPaths": ["/mnt/../etc"]}}, ("/engines/hostPaths/0",)),

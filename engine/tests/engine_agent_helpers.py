@@ -175,11 +175,10 @@ class FakeEngine:
 
 
 @asynccontextmanager
-async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
+async def serving(app: Any, port: int = 0, **options: Any) -> AsyncIterator[str]:
     """The base URL of an ASGI app that serves on loopback within this loop."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_level="error", lifespan="auto", timeout_graceful_shutdown=1)
-    )
+    settings: dict[str, Any] = {"log_level": "error", "lifespan": "auto", "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(app, port=port, **settings | options))
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -136,6 +136,27 @@ def test_a_pod_goes_at_the_earliest_deadline_that_is_known(declared, reported, d
     assert pod_view(found, None, 0).deadline == declared
 
 
+@pytest.mark.parametrize(
+    ("told", "drain", "draining", "deadline"),
+    [
+        ({"deadline": 40.0}, 0.0, True, 40.0),
+        ({"deadline": 40.0}, 30.0, True, 30.0),
+        ({"deadline": 40.0}, 50.0, True, 40.0),
+        ({}, 0.0, False, 0.0),
+        ({"deadline": 40.0, "advisory": True}, 0.0, False, 0.0),
+    ],
+)
+def test_a_pod_drains_from_the_moment_its_clouds_metadata_says_when_it_goes(told, drain, draining, deadline):
+    notice = {"source": "aws", "reason": "SpotInterruption", **told}
+    said = state(draining=drain > 0, drainDeadline=drain, notice=notice)
+    made = store()
+    made.apply_state("p", said)
+    (found,) = made.fleet.pods_of("base")
+    assert (found.draining, found.deadline, found.ready) == (draining, deadline, True)
+    made.apply_state("p", state())
+    assert not made.fleet.pods_of("base")[0].draining
+
+
 def test_only_requests_of_others_count_as_foreign_load():
     declared = PodSnapshot.model_validate(POD)
     busy = state(load={"running": 5, "waiting": 3, "kvUsage": 0.5})

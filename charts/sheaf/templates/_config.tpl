@@ -12,6 +12,11 @@
 {{- $pods := mustMerge
       (dict "images" $images "agentTokenSecret" (include "sheaf.agentTokenSecret" .))
       (omit .Values.engines "images" | deepCopy) -}}
+{{- if ne .Values.notices.cloud "none" -}}
+{{- $notices := pick .Values.notices "cloud" "rebalance" -}}
+{{- with .Values.notices.endpoint -}}{{- $_ := set $notices "endpoint" . -}}{{- end -}}
+{{- $_ := set $pods "notices" $notices -}}
+{{- end -}}
 {{- $config := dict
       "namespace" .Release.Namespace
       "leaseName" (include "sheaf.leaseName" .)

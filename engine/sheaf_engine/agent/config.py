@@ -1,12 +1,13 @@
 """The agent's configuration file: one JSON object, camelCase; secrets are named by file path only."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from sheaf_crds.base import ApiType, Name
 
 from sheaf_engine.agent.errors import ConfigError
+from sheaf_engine.notices.clouds import ENDPOINT, CloudName
 
 SHORTEST_TOKEN = 16
 LARGEST_FILE = 2**20
@@ -14,6 +15,16 @@ LARGEST_FILE = 2**20
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]*:[0-9]{1,5}$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+/?$")]
 LocalUrl = Annotated[str, Field(pattern=r"^http://[^\s/?#@]+/?$")]
+
+
+class NoticesConfig(ApiType):
+    """Whose metadata service is read for notices that the machine will go."""
+
+    cloud: CloudName = Field(description="The cloud that the machine belongs to.")
+    endpoint: LocalUrl = Field(default=ENDPOINT, description="Base URL of its metadata service; plain http.")
+    rebalance: Literal["Tell", "Replace"] = Field(
+        default="Tell", description="Whether a recommendation to leave is told only, or has the pod replaced."
+    )
 
 
 class AgentConfig(ApiType):
@@ -47,6 +58,7 @@ class AgentConfig(ApiType):
     hf_endpoint: Url | None = Field(default=None, description="Model hub other than the library's default.")
     hf_token_file: Path | None = Field(default=None, description="File that holds the hub's token.")
     https_ca_file: Path | None = Field(default=None, description="PEM file of further certificate authorities.")
+    notices: NoticesConfig | None = Field(default=None, description="Reading of notices; none: they are not read.")
 
     @field_validator("adapter_dir", "model_dir", "run_dir", "allowed_file_roots")
     @classmethod

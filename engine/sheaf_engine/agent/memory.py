@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sheaf_crds.agent_api import AdapterState, AgentState, Catalog, EngineLoad
+from sheaf_crds.agent_api import AdapterState, AgentNotice, AgentState, Catalog, EngineLoad
 
 from sheaf_engine.agent.activity import Activity
 from sheaf_engine.agent.errors import Reason
@@ -52,6 +52,7 @@ class Memory:
     draining: bool = False
     drain_deadline: float = 0.0
     drains_until_restart: bool = False
+    notice: AgentNotice | None = None
     vocabulary: str = ""
 
     def facts(self, now: float) -> Facts:
@@ -120,6 +121,7 @@ def describe(memory: Memory) -> AgentState:
         draining=memory.draining,
         drain_deadline=memory.drain_deadline,
         drains_until_restart=memory.drains_until_restart,
+        notice=memory.notice,
         catalog_generation=memory.index.generation,
         load=engine.load,
         adapters=tuple(_adapter(memory, name) for name in sorted(_told(memory))),

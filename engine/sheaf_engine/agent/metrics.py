@@ -34,6 +34,15 @@ class Metrics:
         self._phase = Gauge("sheaf_agent_engine_phase", "1 for the engine's phase.", ["phase"], registry=registry)
         self._epoch = Gauge("sheaf_agent_engine_epoch", "Grows with every start of the engine.", registry=registry)
         self._draining = Gauge("sheaf_agent_draining", "1 while the pod drains.", registry=registry)
+        self._notice = Gauge(
+            "sheaf_agent_notice", "1 while the cloud says that the machine goes; 0.5: it may go.", registry=registry
+        )
+        self.metadata = Gauge(
+            "sheaf_agent_metadata_reachable",
+            "1 while the cloud's metadata service answers, where it is read.",
+            ["cloud"],
+            registry=registry,
+        )
 
     def text(self, state: AgentState) -> bytes:
         """Everything in Prometheus' text format."""
@@ -44,4 +53,5 @@ class Metrics:
             self._phase.labels(phase).set(phase == state.engine)
         self._epoch.set(state.engine_epoch)
         self._draining.set(state.draining)
+        self._notice.set(0.0 if state.notice is None else 0.5 if state.notice.advisory else 1.0)
         return generate_latest(self._registry)

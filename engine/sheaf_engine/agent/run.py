@@ -22,6 +22,7 @@ from sheaf_engine.agent.config import AgentConfig, read_token
 from sheaf_engine.agent.engine_client import EngineClient
 from sheaf_engine.agent.errors import AdapterError, ConfigError
 from sheaf_engine.agent.memory import Memory
+from sheaf_engine.agent.metadata import Metadata
 from sheaf_engine.agent.prepare import Preparer
 from sheaf_engine.agent.run_dir import Shelf, write_hook
 from sheaf_engine.agent.server import create_app
@@ -76,7 +77,9 @@ def build(config: AgentConfig, outside: Outside) -> Agent:
         model_dir=config.model_dir,
     )
     drain_key = secrets.token_urlsafe(32)
-    app = create_app(supervisor, token, config.load_timeout, drain_key.encode())
+    notices = config.notices
+    metadata = Metadata(notices, supervisor.notice, supervisor.metrics) if notices else None
+    app = create_app(supervisor, token, config.load_timeout, drain_key.encode(), metadata)
     return Agent(app, client, supervisor, drain_key)
 
 

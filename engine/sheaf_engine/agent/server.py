@@ -8,7 +8,7 @@ source of a caller is used as a path: names are looked up in the catalog, source
 import asyncio
 import hmac
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from sheaf_engine.agent.config import first_error
 from sheaf_engine.agent.errors import CallError
+from sheaf_engine.agent.metadata import Metadata
 from sheaf_engine.agent.supervisor import Supervisor
 
 LARGEST_CATALOG = 64 * 2**20
@@ -31,9 +32,13 @@ M = TypeVar("M", bound=BaseModel)
 log = structlog.get_logger()
 
 
-def create_app(supervisor: Supervisor, token: bytes, load_timeout: float, drain_key: bytes) -> FastAPI:
-    """The application; its lifespan runs the supervisor. `drain_key` is good for draining only."""
-    app = FastAPI(title="Sheaf agent", lifespan=_lifespan(supervisor), openapi_url=None, redirect_slashes=False)
+def create_app(
+    supervisor: Supervisor, token: bytes, load_timeout: float, drain_key: bytes, metadata: Metadata | None = None
+) -> FastAPI:
+    """The application; its lifespan runs the supervisor and reads the metadata service. `drain_key` is good for
+    draining only."""
+    parts = [supervisor.run] if metadata is None else [supervisor.run, metadata.run]
+    app = FastAPI(title="Sheaf agent", lifespan=_lifespan(parts), openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(CallError, _refused(supervisor))
     app.add_exception_handler(HTTPException, _refused(supervisor))
     app.add_exception_handler(RequestValidationError, _refused(supervisor))
@@ -44,14 +49,18 @@ def create_app(supervisor: Supervisor, token: bytes, load_timeout: float, drain_
     return app
 
 
-def _lifespan(supervisor: Supervisor) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    parts: Iterable[Callable[[], Coroutine[None, None, None]]],
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(supervisor.run())
+        tasks = [asyncio.create_task(run()) for run in parts]
         yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
 
     return lifespan
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
-from sheaf_crds.agent_api import AdapterState, AgentState, Catalog, Drain
+from sheaf_crds.agent_api import AdapterState, AgentNotice, AgentState, Catalog, Drain
 
 from sheaf_engine.agent.background import in_thread
 from sheaf_engine.agent.engine_client import EngineClient, EngineDown
@@ -255,6 +255,13 @@ class Supervisor:
         log.info("draining", deadline=memory.drain_deadline, reason=request.reason)
         self._tell()
         return self.board.state
+
+    def notice(self, found: AgentNotice | None) -> None:
+        """Tell everyone what the cloud says of this machine now; None: nothing."""
+        if found != self.memory.notice:
+            self.memory.notice = found
+            log.info("notice", **(found.model_dump() if found else {"reason": "", "message": "it was taken back"}))
+            self._tell()
 
     def ready(self) -> str:
         """Why the pod should not get requests yet; empty if it should.

@@ -32,12 +32,12 @@ def pod_view(pod: PodSnapshot, state: AgentState | None, own_running: int) -> Po
 
 
 def _reported(pod: Pod, state: AgentState, own_running: int) -> Pod:
-    load = state.load
+    load, goes = state.load, _goes(state)
     return msgspec.structs.replace(
         pod,
         ready=pod.ready and state.engine == "Ready",
-        draining=pod.draining or state.draining,
-        deadline=_first(pod.deadline, state.drain_deadline if state.draining else 0.0),
+        draining=pod.draining or state.draining or goes > 0.0,
+        deadline=_first(pod.deadline, state.drain_deadline if state.draining else 0.0, goes),
         continues=state.continues,
         epoch=state.engine_epoch,
         resident=MappingProxyType({a.name: bare_digest(a.digest) for a in state.adapters if a.state == "Resident"}),
@@ -47,6 +47,13 @@ def _reported(pod: Pod, state: AgentState, own_running: int) -> Pod:
         kv_usage=load.kv_usage,
         max_model_len=state.max_model_len,
     )
+
+
+def _goes(state: AgentState) -> float:
+    """When the machine goes, as its cloud's metadata says: from then on the pod counts as draining, whether or not the
+    operator has told it to; 0: it stays, or serves until it is replaced."""
+    notice = state.notice
+    return 0.0 if notice is None or notice.advisory else notice.deadline
 
 
 def _first(*deadlines: float) -> float:

@@ -83,6 +83,12 @@ class PodFacts:
         return self.answers and self.notice is not None and self.notice.deadline is None
 
     @property
+    def advice(self) -> str:
+        """What the cloud says of a raised risk to lose the pod; empty where it says nothing, or that it goes."""
+        told = self.agent.notice if self.agent else None
+        return told.message or told.reason if told is not None and told.advisory and self.live else ""
+
+    @property
     def live(self) -> bool:
         """Whether the pod is there to stay: neither over, nor draining, nor under notice."""
         return not self.ended and not self.draining and self.notice is None

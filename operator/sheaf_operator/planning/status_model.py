@@ -104,6 +104,7 @@ def _serves(facts: ModelFacts) -> Verdict:
         return Verdict("Ready", "True", "ScaledToZero", "no replicas are wanted")
     serving = min(facts.serving, facts.desired.replicas)
     count = _and(f"{share(serving, facts.desired.replicas, 'replica')} ready", facts.desired.note)
+    count = _and(count, _advice(facts.pods))
     if facts.enough:
         return Verdict("Ready", "True", "Serving", count)
     reason, said = _trouble(facts.pods)
@@ -183,6 +184,11 @@ def _trouble(pods: Iterable[PodFacts]) -> tuple[str, str]:
         return "", ""
     notice = leaving.notice
     return _word(notice.reason), f"{leaving.name} has to go and is being replaced: {notice.message or notice.reason}"
+
+
+def _advice(pods: Iterable[PodFacts]) -> str:
+    """A pod that the cloud may take soon, as it says; nothing is done about that unless it is configured."""
+    return next((f"{pod.name} may have to go soon: {pod.advice}" for pod in pods if pod.advice), "")
 
 
 def _mute(pods: Iterable[PodFacts]) -> str:

@@ -9,7 +9,7 @@ from sheaf_crds.agent_api import AgentState
 
 from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, STARTUP_ANNOTATION, ZONE_ANNOTATION
 from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, ZONE_LABEL, spot_labels
-from sheaf_operator.planning.manifest.signals import node_notice, pod_notice
+from sheaf_operator.planning.manifest.signals import agent_notice, most_urgent, node_notice, pod_notice
 from sheaf_operator.planning.manifest.troubles import STARTS_SLOWLY, Trouble, container_trouble, shorten
 from sheaf_operator.planning.manifest.wire import count, items, parse_time, section, text
 from sheaf_operator.planning.snapshot import Notice, Phase, PodFacts
@@ -83,7 +83,7 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
         zone=node.zone if node else text(section(metadata, "annotations"), ZONE_ANNOTATION),
         spot=asked_spot or (node is not None and node.spot),
         agent=agent,
-        notice=pod_notice(pod) or (node.notice if node else None),
+        notice=most_urgent(pod_notice(pod), node.notice if node else None, agent_notice(agent)),
         scheduled_at=_scheduled_at(pod),
         startup_limit=_seconds(text(section(metadata, "annotations"), STARTUP_ANNOTATION)),
     )

@@ -81,6 +81,7 @@ def agent_config(template: PodTemplate, source: Weights, settings: PodSettings) 
         "s3EndpointUrl": settings.s3.endpoint_url,
         "hfEndpoint": settings.hf.endpoint,
         "httpsCaFile": settings.https.ca_file,
+        "notices": settings.notices.agent_config if template.spot else None,
     }
     return {key: value for key, value in config.items() if value is not None}
 

@@ -2,7 +2,8 @@
 
 The chart renders it into the operator's configuration file. Everything that shapes a pod is in here or in the
 PodTemplate, so the digest of the settings is a part of every template's hash: changed settings roll out like a
-changed Model. Values left at their defaults are not part of the digest, so that a new field rolls nothing.
+changed Model. Values left at their defaults are not part of the digest, so that a new field rolls nothing. Nor are the
+notices: whether a pod reads them is no reason to restart an engine that serves; a pod does as it was made.
 """
 
 import hashlib
@@ -179,6 +180,26 @@ class HttpsAccess(ApiType):
     )
 
 
+class NoticeSettings(ApiType):
+    """Whose metadata service the agents of spot pods read for notices."""
+
+    cloud: Literal["none", "aws", "gcp", "azure"] = Field(
+        default="none",
+        description="The cloud that the spot nodes belong to; none: notices come by nodes and pods alone.",
+    )
+    endpoint: Annotated[str, Field(pattern=r"^http://[^\s/?#@]+/?$", max_length=2048)] | None = Field(
+        default=None, description="Base URL of the metadata service; default: http://169.254.169.254."
+    )
+    rebalance: Literal["Tell", "Replace"] = Field(
+        default="Tell", description="Whether EC2's rebalance recommendation is told only, or has the pod replaced."
+    )
+
+    @property
+    def agent_config(self) -> dict[str, str] | None:
+        """The part of an agent's configuration; None where it reads no notices."""
+        return None if self.cloud == "none" else self.to_wire()
+
+
 class PodSettings(ApiType):
     """What an installation knows that a Model does not say; see the module."""
 
@@ -221,9 +242,11 @@ class PodSettings(ApiType):
     scheduler: str | None = Field(default=None, description="Scheduler other than the default.")
     service_account: str | None = Field(default=None, description="ServiceAccount; its token is never mounted.")
     run_as_user: int = Field(default=UID, ge=1, description="User and group of every process.")
+    notices: NoticeSettings = Field(default_factory=NoticeSettings, description="Notices that agents read.")
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal digest of everything that differs from the defaults; equal settings give equal digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        """Hexadecimal digest of everything that differs from the defaults, but for the notices; equal settings give
+        equal digests."""
+        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"notices"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -8,12 +8,14 @@ Sources, looked up in 2026: AWS Node Termination Handler (its taints, `--taint-n
 Karpenter (`karpenter.sh/disrupted`, before v1 `karpenter.sh/disruption`), GKE (node termination handler's taint, and
 the kubelet's graceful node shutdown; 30 s, of which pods have 15 to 25; host maintenance labels of GPU nodes), AKS
 (conditions made from scheduled events; preemption has 30 s; taint of auto-drain), cluster-autoscaler, Kubernetes'
-well-known taints.
+well-known taints. What agents read in metadata services comes with their state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from sheaf_crds.agent_api import AgentState
 
 from sheaf_operator.planning.manifest.wire import items, parse_time, section, text
 from sheaf_operator.planning.snapshot import Notice
@@ -108,6 +110,20 @@ def pod_notice(pod: Mapping[str, Any]) -> Notice | None:
             reason = text(condition, "reason") or "Disruption"
             return Notice(_KUBERNETES, reason, text(condition, "message") or "the pod has to go", None)
     return None
+
+
+def agent_notice(agent: AgentState | None) -> Notice | None:
+    """The notice that the pod's agent has from the cloud's metadata service; None where it has none, or an advice."""
+    told = agent.notice if agent else None
+    if told is None or told.advisory:
+        return None
+    return Notice(f"{told.source}-metadata", told.reason, told.message, told.deadline or None)
+
+
+def most_urgent(*notices: Notice | None) -> Notice | None:
+    """The one whose time is up first; of those that name no time the first."""
+    found = [notice for notice in notices if notice is not None]
+    return min(found, key=lambda one: float("inf") if one.deadline is None else one.deadline, default=None)
 
 
 def _notice(signal: Signal, since: float) -> Notice:
