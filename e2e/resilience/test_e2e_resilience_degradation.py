@@ -13,10 +13,10 @@ from resilience.fleet import Fleet, emulated, manifest, uids
 
 pytestmark = pytest.mark.timeout(300, func_only=True)
 
-PROMISED_S = 1.5
+PROMISED_S = 3.0
 WATCHED_S = 15
 SLOW = ("--profile=h100-8b", "--speed=0.3", "--max-num-seqs=4")
-PROMISE = {"class": "Interactive", "ttft": {"p95": "1500ms"}, "queue": {"maxRequests": 40, "maxWait": "5s"}}
+PROMISE = {"class": "Interactive", "ttft": {"p95": "3s"}, "queue": {"maxRequests": 60, "maxWait": "8s"}}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def scarce(sheaf: Fleet) -> Iterator[str]:
 def test_without_capacity_interactive_keeps_its_promise_and_batch_gets_what_is_left(
     sheaf: Fleet, faults: Faults, scarce: str
 ) -> None:
-    with Classes(sheaf.url, scarce) as classes:
+    with Classes(sheaf.url, scarce, batch=48) as classes:
         time.sleep(WATCHED_S)
         before = served(classes.batch_asked)
         faults.no_capacity(sheaf.namespace)
