@@ -45,12 +45,18 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an average request asks, in tokens; `spread` is the squared coefficient of variation of `uncached`."""
+    """What an average request asks, in tokens; `spread` is the squared coefficient of variation of `uncached`.
+
+    `context` is what a sequence that decodes has behind it, on average over all steps, with its own `context_spread`;
+    0: not known, and taken for what exponential lengths of answers make of it.
+    """
 
     prompt: float
     uncached: float
     output: float
     spread: float = 1.0
+    context: float = 0.0
+    context_spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
