@@ -1,5 +1,5 @@
-"""Lengths of requests: averaged over minutes, at once where they have grown by more than chance does, and what sequences
-hold of the KV cache counts as it was measured."""
+"""Lengths of requests: averaged over minutes, at once where they have grown by more than chance does; what sequences
+hold of the KV cache counts as it was measured; and the reserve is what the error budget asks for."""
 
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from sheaf_operator.planning.autoscaling import Promise, Report, Work
 from sheaf_operator.planning.autoscaling.gather import demand_of
 from sheaf_operator.planning.autoscaling.lengths import LEAP, SPAN_S, Lengths
 from sheaf_operator.planning.autoscaling.queueing import attained, forecast, needed
+from sheaf_operator.planning.autoscaling.signals import reserve
 
 PLACES = Promise(ttft=((0.95, 3.0),))
 TOKENS = st.floats(1, 10_000)
@@ -106,3 +107,19 @@ def test_where_the_engine_counts_sequences_contexts_may_vary():
     uneven = replace(WORK, context=1200.0, context_spread=5.0)
     even = replace(uneven, context_spread=0.0)
     assert attained(small, uneven, PLACES, 4.0, 12) == attained(small, even, PLACES, 4.0, 12)
+
+
+@given(burn=st.floats(0, 20), more=st.floats(0, 20))
+def test_the_reserve_grows_with_the_budget_that_is_spent_and_is_bounded(burn, more):
+    assert 0.05 <= reserve(burn) <= reserve(burn + more) <= 0.1
+    assert reserve(None) == reserve(1.0) == 0.1
+    assert reserve(0.0) == 0.05
+
+
+def test_a_model_that_kept_its_promise_runs_leaner_than_one_that_did_not():
+    def steady(burn: float) -> int:
+        days = Days(spec(minReplicas=1), step=15.0)
+        days.run(replace(asked(40.0), hour_burn=burn), 900.0)
+        return days.numbers[-1]
+
+    assert steady(0.0) < steady(1.0) == steady(9.0)

@@ -87,6 +87,7 @@ class Demand:
         work: what an average request asks; None: not known yet.
         kv_use: mean share of KV blocks in use on the pods that serve.
         burn: error-budget burn of the SLO over the last five minutes; None: nothing was measured.
+        hour_burn: the same over the last hour.
         quiet_s: for how long nobody has been there; None: nobody ever was, or it is not known.
         complete: whether every gateway has answered lately; what is missing can only add to the rest.
     """
@@ -100,6 +101,7 @@ class Demand:
     work: Work | None = None
     kv_use: float = 0.0
     burn: float | None = None
+    hour_burn: float | None = None
     quiet_s: float | None = None
     complete: bool = True
 
