@@ -230,6 +230,17 @@ def test_an_slo_says_how_it_was_kept_at_most_once_a_minute_and_nothing_where_nob
     scaler.observe(report(asked(1.0, quiet_s=0.0), NOW + 130), NOW + 130)
 
 
+def test_decisions_know_how_the_budget_of_both_windows_burns():
+    index, _ = fleet("one")
+    scaler = Scaler(index, lambda _: SPEED)
+    windows = (SLOWindow(window="5m", requests=10, burn=2.0), SLOWindow(window="1h", requests=99, burn=0.5))
+    for told, burns in ((windows, (2.0, 0.5)), (windows[:1], (2.0, None)), ((SLOWindow(window="1h"),), (None, None))):
+        scaler.observe(report(asked(1.0), chat=told), NOW)
+        (standing,) = scaler.standings()
+        assert standing.demand is not None
+        assert (standing.demand.burn, standing.demand.hour_burn) == burns
+
+
 def test_the_last_word_comes_when_requests_pause_and_windows_that_only_pass_are_not_written():
     index, _ = fleet("one")
     scaler = Scaler(index, lambda _: SPEED)

@@ -93,6 +93,8 @@ class Demand(msgspec.Struct, frozen=True):
     uncached_tokens: float = 0.0
     uncached_spread: float = 0.0
     output_tokens: float = 0.0
+    context_tokens: float = 0.0
+    context_spread: float = 0.0
     quiet_s: float | None = None
 
 
@@ -238,6 +240,8 @@ class Admission:
             uncached_tokens=gate.sizes.uncached,
             uncached_spread=gate.sizes.spread,
             output_tokens=gate.sizes.output,
+            context_tokens=gate.sizes.context,
+            context_spread=gate.sizes.context_spread,
             quiet_s=0.0 if gate.running or waits else max(0.0, now - gate.busy_at),
         )
 

@@ -43,11 +43,12 @@ class Rate:
 class Sizes:
     """Tokens of requests that went well: means, of which about the last three hundred count."""
 
-    __slots__ = ("_count", "output", "prompt", "square", "uncached")
+    __slots__ = ("_contexts", "_count", "_squares", "output", "prompt", "square", "uncached")
 
     def __init__(self) -> None:
         self._count = 0
         self.prompt = self.uncached = self.output = self.square = 0.0
+        self._contexts = self._squares = 0.0
 
     def learn(self, prompt: float, uncached: float, output: float) -> None:
         """Note one request: tokens of its prompt, those of them that were computed, tokens of the answer."""
@@ -57,6 +58,22 @@ class Sizes:
         self.uncached += weight * (uncached - self.uncached)
         self.square += weight * (uncached * uncached - self.square)
         self.output += weight * (output - self.output)
+        contexts = output * (prompt + output / 2.0)
+        squares = output * (prompt * prompt + prompt * output + output * output / 3.0)
+        self._contexts += weight * (contexts - self._contexts)
+        self._squares += weight * (squares - self._squares)
+
+    @property
+    def context(self) -> float:
+        """Mean tokens of context of a sequence that decodes: every token of an answer counts as one look at it."""
+        return self._contexts / self.output if self.output else 0.0
+
+    @property
+    def context_spread(self) -> float:
+        """Squared coefficient of variation of that context."""
+        return (
+            max(0.0, self._squares * self.output / (self._contexts * self._contexts) - 1.0) if self._contexts else 0.0
+        )
 
     @property
     def spread(self) -> float:

@@ -76,7 +76,19 @@ def _bucket(calls: Sequence[Call], each: float) -> Bucket:
     prompt = sum(call.input_tokens for call in calls) / len(calls)
     square = sum(call.input_tokens**2 for call in calls) / len(calls)
     output = sum(call.output_tokens for call in calls) / len(calls)
-    return Bucket(Work(prompt, prompt, output, max(0.0, square / prompt**2 - 1.0)), each * len(calls))
+    spread = max(0.0, square / prompt**2 - 1.0)
+    return Bucket(Work(prompt, prompt, output, spread, *_contexts(calls)), each * len(calls))
+
+
+def _contexts(calls: Sequence[Call]) -> tuple[float, float]:
+    """What decoding sequences have behind them, over all steps: the mean, and its squared coefficient of variation."""
+    lengths = [(float(call.input_tokens), float(call.output_tokens)) for call in calls]
+    steps = sum(output for _, output in lengths)
+    if not steps:
+        return 0.0, 0.0
+    mean = sum(output * (prompt + output / 2.0) for prompt, output in lengths) / steps
+    square = sum(output * (prompt**2 + prompt * output + output**2 / 3.0) for prompt, output in lengths) / steps
+    return mean, max(0.0, square / mean**2 - 1.0)
 
 
 def _show(kinds: Sequence[Kind], buckets: Sequence[Bucket], table: Mapping[str, Sequence[float]], found: Mix) -> None:

@@ -91,7 +91,14 @@ class Watch:
 
     def _demand(self, model: str, ready: int, slots: int, now: float) -> Demand:
         found = self._admission.demand(model, now, ready=ready > 0)
-        work = Work(found.prompt_tokens, found.uncached_tokens, found.output_tokens, found.uncached_spread)
+        work = Work(
+            found.prompt_tokens,
+            found.uncached_tokens,
+            found.output_tokens,
+            found.uncached_spread,
+            found.context_tokens,
+            found.context_spread,
+        )
         return Demand(
             running=found.running,
             waiting=found.waiting,

@@ -35,7 +35,9 @@ def decide(policy: AutoscalingPolicySpec, facts: Facts, demand: Demand | None, n
     current = facts.declared if memory.replicas is None else memory.replicas
     if demand is None:
         return _held(policy, bounds, current, memory, now)
-    memory = _seen(policy, facts, demand, now, memory)
+    lengths = memory.lengths.with_work(demand.work, now)
+    demand = replace(demand, work=lengths.of(demand.work))
+    memory = _seen(policy, facts, demand, now, replace(memory, lengths=lengths))
     asleep = _sleeps(policy, facts, bounds, demand, memory, current, now)
     if asleep is not None:
         return _concluded(policy, memory, asleep.replicas, (asleep.reason,), current, now)

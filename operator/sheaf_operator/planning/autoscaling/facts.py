@@ -45,12 +45,18 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an average request asks, in tokens; `spread` is the squared coefficient of variation of `uncached`."""
+    """What an average request asks, in tokens; `spread` is the squared coefficient of variation of `uncached`.
+
+    `context` is what a sequence that decodes has behind it, on average over all steps, with its own `context_spread`;
+    0: not known, and taken for what exponential lengths of answers make of it.
+    """
 
     prompt: float
     uncached: float
     output: float
     spread: float = 1.0
+    context: float = 0.0
+    context_spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Demand:
         work: what an average request asks; None: not known yet.
         kv_use: mean share of KV blocks in use on the pods that serve.
         burn: error-budget burn of the SLO over the last five minutes; None: nothing was measured.
+        hour_burn: the same over the last hour.
         quiet_s: for how long nobody has been there; None: nobody ever was, or it is not known.
         complete: whether every gateway has answered lately; what is missing can only add to the rest.
     """
@@ -94,6 +101,7 @@ class Demand:
     work: Work | None = None
     kv_use: float = 0.0
     burn: float | None = None
+    hour_burn: float | None = None
     quiet_s: float | None = None
     complete: bool = True
 

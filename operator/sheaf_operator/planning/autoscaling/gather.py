@@ -93,6 +93,8 @@ def _work(found: Sequence[tuple[Work, float]]) -> Work | None:
         _mean([(work.uncached, weight) for work, weight in found]),
         _mean([(work.output, weight) for work, weight in found]),
         _mean([(work.spread, weight) for work, weight in found]),
+        _mean([(work.context, weight) for work, weight in found if work.context]),
+        _mean([(work.context_spread, weight) for work, weight in found if work.context]),
     )
 
 

@@ -8,6 +8,7 @@ from sheaf_crds.model import ModelAutoscaling, ScalingDecision
 from sheaf_operator.planning.autoscaling.correction import Correction
 from sheaf_operator.planning.autoscaling.facts import Reason
 from sheaf_operator.planning.autoscaling.history import History
+from sheaf_operator.planning.autoscaling.lengths import Lengths
 from sheaf_operator.planning.autoscaling.season import Season
 from sheaf_operator.planning.autoscaling.steady import Wishes
 
@@ -35,6 +36,7 @@ class Memory:
     wishes: Wishes = field(default_factory=Wishes)
     season: Season = field(default_factory=Season)
     correction: Correction = field(default_factory=Correction)
+    lengths: Lengths = field(default_factory=Lengths)
     calm_since: float = 0.0
     idle_since: float | None = None
     busy_at: float = 0.0

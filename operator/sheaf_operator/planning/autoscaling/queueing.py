@@ -6,8 +6,9 @@ each second goes into the fixed part of steps, so a token comes every (step_s + 
 and by Little's law the sequences that decode. A request waits twice: for the prompts before it, and for a place among
 the sequences (as many as the engine runs at once, or its KV cache holds). Both are queues M/G/n with the chance to wait
 of Halfin and Whitt (1981), the correction of Lee and Longton (1959) for the spread of lengths and an exponential tail;
-n counts all replicas, which behind a router that knows their queues are nearly one queue. Lengths of prompts are
-lognormal, those of outputs exponential.
+n counts all replicas, which behind a router that knows their queues are nearly one queue. Where sequences share a KV
+cache, long ones hold more of it: places and load are divided by the peakedness of what is held (the approximation of
+Hayward: Fredericks 1980). Lengths of prompts are lognormal, those of outputs exponential.
 """
 
 import math
@@ -131,7 +132,7 @@ def _smallest(enough: Callable[[int], bool], most: int) -> int:
 
 def _token_s(speed: Speed, work: Work) -> float:
     """Seconds that one decoding sequence adds to a step."""
-    return speed.sequence_s + speed.context_s * (work.prompt + work.output / 2.0)
+    return speed.sequence_s + speed.context_s * _context(work)
 
 
 def _prompt_s(speed: Speed, work: Work, uncached: float) -> float:
@@ -168,7 +169,22 @@ def _occupation(speed: Speed, work: Work, step_token_s: float) -> tuple[float, f
 
 def _places(speed: Speed, work: Work) -> float:
     """Sequences that one replica runs at once."""
-    return max(1.0, min(speed.sequences, speed.kv_tokens / (work.prompt + work.output / 2.0)))
+    return max(1.0, min(speed.sequences, speed.kv_tokens / _context(work)))
+
+
+def _context(work: Work) -> float:
+    """Tokens that a sequence which decodes has in the KV cache; exponential answers are always half way."""
+    return work.context or work.prompt + work.output
+
+
+def _peakedness(speed: Speed, work: Work) -> float:
+    """By how much the use of places varies more than if all were alike: 1 where the engine counts sequences, more where
+    they share a KV cache and take more and less of it."""
+    context = _context(work)
+    if speed.kv_tokens >= speed.sequences * context:
+        return 1.0
+    usual = (work.spread * work.uncached**2 + work.output**2) / (context * context)
+    return 1.0 + (work.context_spread if work.context else usual)
 
 
 def _line(
@@ -177,7 +193,8 @@ def _line(
     step, chunk, decoding, mean, spread = means
     prompts = _queue(replicas, rate * mean, mean, spread)
     answer = decoding * replicas / rate
-    places = _queue(replicas * _places(speed, work), rate * answer, answer, 1.0 + 1.0)
+    peaked = _peakedness(speed, work)
+    places = _queue(replicas * _places(speed, work) / peaked, rate * answer / peaked, answer, 1.0 + 1.0)
     lengths = tuple(math.ceil(size / chunk) * step + _prompt_s(speed, work, size) for size in _sizes(work))
     return Line(prompts, places, min(1.0, decoding) * step / 2.0, lengths)
 

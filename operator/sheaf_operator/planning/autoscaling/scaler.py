@@ -5,7 +5,7 @@ what decisions leave for the next, begins with what statuses hold, learns cold s
 tells which Models and SLOs have to be planned again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from sheaf_crds import SLO, AutoscalingPolicy, Model
@@ -26,7 +26,6 @@ WINDOWS_EVERY_S = 60.0
 PAUSE_S = 5.0
 QUIET_S = 15.0
 _LEARNING = 0.3
-_BURN_WINDOW = "5m"
 
 SpeedOf = Callable[[Model], Speed | None]
 
@@ -100,7 +99,7 @@ class Scaler:
         self._learn(known, pods, model.spec.startup_timeout, now)
         slo = self._index.slo(model.spec.slo_ref.name) if model.spec.slo_ref else None
         facts = self._facts(model, slo, pods, known.memory)
-        known.demand = _with_pods(demand_of(model.name, reports, now), pods, _burn(slo, reports, now))
+        known.demand = _with_pods(demand_of(model.name, reports, now), pods, _burns(slo, reports, now))
         decision = decide(policy.spec, facts, known.demand, now, known.memory)
         known.memory, known.reasons = decision.memory, decision.reasons
         if model.spec.spot.policy != "Never":
@@ -201,18 +200,19 @@ def _worth(old: Windows, new: Windows) -> bool:
     return asked and meaningful(old, new)
 
 
-def _burn(slo: SLO | None, reports: Reports, now: float) -> float | None:
-    if slo is None:
-        return None
-    windows = windows_of(slo.name, reports, now)
-    return next((window.burn for window in windows if window.window == _BURN_WINDOW and window.requests), None)
+def _burns(slo: SLO | None, reports: Reports, now: float) -> dict[str, float]:
+    """Burn of the error budget by window, of those with requests."""
+    windows = windows_of(slo.name, reports, now) if slo is not None else ()
+    return {window.window: window.burn for window in windows if window.requests}
 
 
-def _with_pods(demand: Demand | None, pods: Iterable[PodFacts], burn: float | None) -> Demand | None:
+def _with_pods(demand: Demand | None, pods: Iterable[PodFacts], burns: Mapping[str, float]) -> Demand | None:
     if demand is None:
         return None
     loads = [pod.agent.load.kv_usage for pod in pods if pod.serving and pod.agent is not None]
-    return replace(demand, kv_use=sum(loads) / len(loads) if loads else 0.0, burn=burn)
+    return replace(
+        demand, kv_use=sum(loads) / len(loads) if loads else 0.0, burn=burns.get("5m"), hour_burn=burns.get("1h")
+    )
 
 
 def _with_cache(speed: Speed | None, serving: Iterable[PodFacts]) -> Speed | None:

@@ -28,7 +28,7 @@ BURST_SIGMAS = 3.0
 GATEWAY_WINDOW_S = 60.0
 LONGEST_LOOK_AHEAD_S = 600.0
 MOST_GROWTH = 0.5
-HEADROOM = 0.1
+LEAST_RESERVE, MOST_RESERVE = 0.05, 0.1
 DEFAULT_PRESSURE = 0.8
 DEFAULT_CONCURRENCY = 32.0
 
@@ -69,8 +69,14 @@ def replicas_for(scene: Scene, rate: float) -> int:
     speed, work = scene.facts.speed, scene.demand.work
     if speed is None or work is None:
         return 0
-    factor = 1.0 + HEADROOM + scene.correction.caution
+    factor = 1.0 + reserve(scene.demand.hour_burn) + scene.correction.caution
     return needed(speed.slower(scene.correction.slowness), work, scene.facts.promise, rate * factor, scene.most)
+
+
+def reserve(hour_burn: float | None) -> float:
+    """Load kept free for what changes while a replica starts: more, the more of the hour's error budget is spent."""
+    spent = 1.0 if hour_burn is None else min(1.0, hour_burn)
+    return LEAST_RESERVE + (MOST_RESERVE - LEAST_RESERVE) * spent
 
 
 def _within_band(need: Callable[[float], int], load: float, current: int) -> int:

@@ -34,12 +34,21 @@ class ModelDemand(_Wire):
     uncached_tokens: Number = 0.0
     uncached_spread: Number = 0.0
     output_tokens: Number = 0.0
+    context_tokens: Number = 0.0
+    context_spread: Number = 0.0
     quiet_s: Number | None = None
 
     def demand(self) -> Demand:
         """As decisions take it; without a request that ended, its lengths are not known."""
         known = self.output_tokens > 0.0
-        work = Work(self.prompt_tokens, self.uncached_tokens, self.output_tokens, self.uncached_spread)
+        work = Work(
+            self.prompt_tokens,
+            self.uncached_tokens,
+            self.output_tokens,
+            self.uncached_spread,
+            self.context_tokens,
+            self.context_spread,
+        )
         return Demand(
             running=self.running,
             waiting=self.waiting,
