@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from operator_autoscaling import SPEED, asked
 from operator_world import NOW, make_model, make_pod, make_policy, make_slo
+from sheaf_crds.model import ModelAutoscaling
 from sheaf_operator.planning import CreatePod, DeletePod, DrainPod, FleetIndex, Key, plan_key
 from sheaf_operator.planning.autoscaling import Report, Scaler
 from sheaf_operator.planning.market.ages import exposure
@@ -118,6 +119,7 @@ def test_before_autoscaling_has_looked_the_declared_floors_are_assured():
     assert assured_replicas(model, make_policy(minReplicas=2, maxReplicas=8), None, 4) == 2
     assert assured_replicas(model, None, None, 4) == 1
     assert known_loads(model, None) == ()
+    assert known_loads(model, Scaling(4, ModelAutoscaling(policy="steady", desired_replicas=4))) is None
 
 
 @pytest.mark.parametrize("ago", [1, 15, 59])
@@ -190,6 +192,6 @@ def test_the_memory_of_a_zone_counts_hours_on_a_node():
 
 
 def test_a_floor_alone_is_a_reason_to_plan_anew():
-    index = settled_fleet()
-    index.note_scaling("m", Scaling(4, index.model("m").status.autoscaling, IDLE, 1))
-    assert index.note_scaling("m", Scaling(4, index.model("m").status.autoscaling, IDLE, 2)) == {Key("Model", "m")}
+    index, record = settled_fleet(), ModelAutoscaling(policy="steady", desired_replicas=4)
+    index.note_scaling("m", Scaling(4, record, IDLE, 1))
+    assert index.note_scaling("m", Scaling(4, record, IDLE, 2)) == {Key("Model", "m")}

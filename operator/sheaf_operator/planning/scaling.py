@@ -33,7 +33,7 @@ class Scaling:
 
     replicas: int
     record: ModelAutoscaling
-    loads: tuple[float, ...] | None = field(default=(), compare=False)
+    loads: tuple[float, ...] | None = field(default=None, compare=False)
     least: int = 0
 
 
