@@ -11,7 +11,7 @@ from sheaf_operator.planning.autoscaling import Scaler
 from sheaf_operator.planning.autoscaling.loads import KEPT, MINUTE_S, Loads, load_of
 from sheaf_operator.planning.autoscaling.queueing import needed
 from sheaf_operator.planning.market.fleet import capacity
-from sheaf_operator.planning.market.values import Terms
+from sheaf_operator.planning.market.values import ENOUGH_LOADS, Terms
 from test_operator_autoscaling_scaler import fleet, report
 
 
@@ -30,6 +30,7 @@ def test_twice_the_rate_is_twice_the_load():
 
 def test_nothing_asked_is_no_load_and_what_cannot_be_said_is_not_said():
     assert load_of(known(), asked(0.0), 2) == 0.0
+    assert load_of(known(), replace(asked(0.0), work=None), 2) == 0.0
     assert load_of(known(speed=None), asked(1.0), 2) is None
     assert load_of(known(), replace(asked(1.0), work=None), 2) is None
     assert load_of(known(), asked(1.0), 0) is None
@@ -42,7 +43,16 @@ def test_a_load_is_noted_once_a_minute_and_for_an_hour():
     assert len(loads.values) == KEPT
     assert loads.noted(known(), asked(3.0), 2, loads.at + MINUTE_S / 2) == loads
     assert loads.noted(known(), None, 2, NOW * 2) == loads
-    assert loads.noted(known(speed=None), asked(3.0), 2, NOW * 2) == loads
+    assert loads.noted(known(speed=None), asked(3.0), 2, NOW * 2).values == loads.values
+
+
+def test_a_load_that_cannot_be_said_for_ten_minutes_will_not_be_known():
+    loads, seen = Loads(), []
+    for minute in range(ENOUGH_LOADS):
+        seen.append(loads.known)
+        loads = loads.noted(known(speed=None), asked(3.0), 2, NOW + minute * MINUTE_S)
+    assert (seen, loads.known) == ([()] * ENOUGH_LOADS, None)
+    assert len(loads.noted(known(), asked(3.0), 2, NOW * 2).known) == 1
 
 
 @pytest.mark.parametrize(("policy", "noted"), [("Preferred", 1), ("Never", 0)])
@@ -60,5 +70,5 @@ def test_what_the_loads_say_decides_on_spares():
     model = make_model(replicas=2, spot={"policy": "Preferred"})
     terms = Terms(("z1", "z2", "z3"), on_demand=3.0, spot=1.0, shortfall=300.0)
     hashes = pods[0].template_hash, pods[0].template_hash
-    few, many = (capacity(model, terms, 2, pods, hashes, NOW, loads).spares for loads in ((0.1,), (1.9,)))
+    few, many = (capacity(model, terms, 2, pods, hashes, NOW, loads).spares for loads in ((0.1,) * 60, (1.9,) * 60))
     assert few < many

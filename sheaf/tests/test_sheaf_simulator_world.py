@@ -148,6 +148,14 @@ def test_of_two_zones_the_planner_uses_the_one_that_has_capacity_and_covers_the_
     assert (result.samples[-1].ready, result.samples[-1].spot) == (2, 1)
 
 
+def test_a_pod_that_waited_for_spot_and_found_it_starts_where_it_is():
+    late, dry = Zone("a", 40.0, (0, 1)), Zone("b", 40.0, (0,))
+    spot = model(spot={"policy": "Required"}, replicas=1)
+    result = simulate([spot], seconds=120.0, market=Market((late, dry), notice_s=0.0), warm=False)
+    served = next(sample.at for sample in result.samples if sample.ready)
+    assert 70.0 <= served <= 80.0
+
+
 def test_a_full_queue_refuses_and_a_promise_that_cannot_be_kept_too():
     promise = slo(ttft={"p95": "100ms"}, queue={"maxRequests": 1, "maxWait": "1s"})
     tight = model(replicas=1, sloRef={"name": "fast"})

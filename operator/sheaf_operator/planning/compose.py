@@ -21,7 +21,7 @@ from sheaf_operator.planning.pinning import Pinning, pinning, states_of
 from sheaf_operator.planning.pods import Wanted, plan_pods, wake_times, wanted_pods
 from sheaf_operator.planning.refs import Finding, judge_adapter, judge_model
 from sheaf_operator.planning.report import policy_status, report, scaling_events, slo_status
-from sheaf_operator.planning.scaling import Desired, desired_replicas, scaling_record
+from sheaf_operator.planning.scaling import Desired, assured_replicas, desired_replicas, known_loads, scaling_record
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 from sheaf_operator.planning.status_adapter import AdapterFacts, PodNames, adapter_status
 from sheaf_operator.planning.status_model import ModelFacts, model_status, stall_times
@@ -119,7 +119,8 @@ def _family(
     policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
     desired = desired_replicas(model, policy, index.scaling(model.name))
     templates = pod_template(model, digest), pod_template(model, digest, spot=True)
-    market = _market(index, model, templates, desired, pods, now)
+    least = assured_replicas(model, policy, index.scaling(model.name), desired.replicas)
+    market = _market(index, model, templates, (desired.replicas, least), pods, now)
     wanted = wanted_pods(*templates, desired.replicas, pods, now, market)
     return _Family(
         model,
@@ -137,17 +138,16 @@ def _market(
     index: FleetIndex,
     model: Model,
     templates: tuple[PodTemplate, PodTemplate],
-    desired: Desired,
+    replicas: tuple[int, int],
     pods: Sequence[PodFacts],
     now: float,
 ) -> Decision | None:
-    """Where pods go, where there are zones to choose from."""
+    """Where pods go, where there are zones to choose from; `replicas` are those wanted, and the assured of them."""
     if model.spec.spot.policy == "Never" or len(index.market.zones) < 2:
         return None
     hashes = templates[0].hash, templates[1].hash
-    scaling = index.scaling(model.name)
-    loads = scaling.loads if scaling else ()
-    return capacity(model, _terms(index, model), desired.replicas, pods, hashes, now, loads)
+    loads = known_loads(model, index.scaling(model.name))
+    return capacity(model, _terms(index, model), replicas[0], pods, hashes, now, loads, replicas[1])
 
 
 def _terms(index: FleetIndex, model: Model) -> Terms:

@@ -27,12 +27,14 @@ class Desired:
 class Scaling:
     """What autoscaling says of a Model now, and what its status shall say of it.
 
-    `loads` are replicas' worth of requests in each of the last minutes; they alone are no reason to plan anew.
+    `least` is the highest floor that holds now or by the time a replica is up. `loads` are replicas' worth of requests
+    in each of the last minutes, None where nobody will know; they alone are no reason to plan anew.
     """
 
     replicas: int
     record: ModelAutoscaling
-    loads: tuple[float, ...] = field(default=(), compare=False)
+    loads: tuple[float, ...] | None = field(default=None, compare=False)
+    least: int = 0
 
 
 def desired_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None = None) -> Desired:
@@ -54,6 +56,20 @@ def scaling_record(model: Model, scaling: Scaling | None) -> ModelAutoscaling | 
     if model.spec.autoscaling_policy_ref is None:
         return None
     return scaling.record if scaling else model.status.autoscaling
+
+
+def assured_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None, replicas: int) -> int:
+    """How many of the replicas wanted were promised whatever is asked: all of them where nobody autoscales."""
+    if model.spec.autoscaling_policy_ref is None:
+        return replicas
+    return min(replicas, max(_bounds(model, policy)[0], scaling.least if scaling else 0))
+
+
+def known_loads(model: Model, scaling: Scaling | None) -> tuple[float, ...] | None:
+    """Loads of the last minutes: none yet until autoscaling has looked, None where nobody will know."""
+    if model.spec.autoscaling_policy_ref is None:
+        return None
+    return scaling.loads if scaling else ()
 
 
 def _decided(model: Model, scaling: Scaling | None) -> int | None:

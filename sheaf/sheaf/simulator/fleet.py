@@ -200,12 +200,13 @@ class Fleet:
         self._of.setdefault(template.model, {})[action.name] = member
         member.asked = action.zone
         self._begin(member, waits=zone is None)
-        self._touch(member)
 
     def _begin(self, member: Member, *, waits: bool) -> None:
         member.pending = waits
         if not waits:
+            member.scheduled_at = self._clock.now
             self._clock.at(self._clock.now + self._cold_start, self._ready, member)
+        self._touch(member)
 
     def _place(self, model: str, *, wanted: bool, asked: str) -> tuple[bool, str | None]:
         """Whether a new pod of the Model runs on spot, and in which zone (None: there is no room for it now).

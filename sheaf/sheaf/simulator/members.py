@@ -32,6 +32,7 @@ class Member:
     pending: bool = False
     asked: str = ""
     paid_from: float = 0.0
+    scheduled_at: float = 0.0
     entries: Sequence[CatalogEntry] = ()
     activity: Mapping[str, Activity] = field(default_factory=dict)
     looked_at: float = 0.0
@@ -86,6 +87,7 @@ class Member:
             spot=self.spot,
             agent=agent,
             notice=self.notice,
+            scheduled_at=0.0 if self.pending else self.epoch + self.scheduled_at,
         )
 
 

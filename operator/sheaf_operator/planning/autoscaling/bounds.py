@@ -64,6 +64,12 @@ def floor_ahead(policy: AutoscalingPolicySpec, now: float, ahead_s: float) -> in
     return max((window.min_replicas or 0 for window in coming), default=0)
 
 
+def floor(policy: AutoscalingPolicySpec, facts: Facts, now: float) -> int:
+    """The highest floor now, or of a window that opens by the time a replica is up."""
+    bounds = limits(policy, facts, now)
+    return max(bounds.low, min(bounds.high, floor_ahead(policy, now, facts.cold_start_s)))
+
+
 def _opens(window: Schedule, now: float, until: float) -> bool:
     """Whether it is open at some time from then on, however short."""
     edges = (edge for edge in _edges(window, now) if now < edge < until)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from sheaf_crds import SLO, AutoscalingPolicy, Model
 from sheaf_crds.model import ModelAutoscaling
 
+from sheaf_operator.planning.autoscaling.bounds import floor
 from sheaf_operator.planning.autoscaling.decide import decide
 from sheaf_operator.planning.autoscaling.facts import Demand, Facts, Promise, Reason, Speed
 from sheaf_operator.planning.autoscaling.gather import Reports, Windows, demand_of, meaningful, windows_of
@@ -105,7 +106,8 @@ class Scaler:
         if model.spec.spot.policy != "Never":
             known.loads = known.loads.noted(facts, known.demand, decision.replicas, now)
         record = self._record(known, policy)
-        return self._index.note_scaling(model.name, Scaling(decision.replicas, record, known.loads.values))
+        least = min(decision.replicas, floor(policy.spec, facts, now))
+        return self._index.note_scaling(model.name, Scaling(decision.replicas, record, known.loads.known, least))
 
     def _rest(self, name: str) -> frozenset[Key]:
         """A Model that names no policy is forgotten; one whose policy is away keeps its number."""

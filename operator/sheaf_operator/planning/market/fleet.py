@@ -27,7 +27,8 @@ def capacity(
     pods: Sequence[PodFacts],
     hashes: tuple[str, str],
     now: float,
-    loads: tuple[float, ...] = (),
+    loads: tuple[float, ...] | None = None,
+    least: int = 0,
 ) -> Decision:
     """How many pods of each sort the Model should have, and where.
 
@@ -38,13 +39,14 @@ def capacity(
         pods: every pod of the Model.
         hashes: template hashes of on-demand and of spot pods that are wanted now.
         now: Unix seconds.
-        loads: replicas' worth of requests in each of the last minutes, as far as they are known.
+        loads: replicas' worth of requests in each of the last minutes, as far as they are known; None: nobody will.
+        least: how many should serve whatever the load.
     """
     spec = model.spec.spot
     held = tuple(_held(pod, hashes[1]) for pod in pods if pod.live and pod.template_hash in hashes)
     records = records_of(remembered(model, pods, (), now))
     floor, spares = spec.on_demand_floor, spec.over_provision
-    return decide(Ask(spec.policy, replicas, floor, spares, held, records, terms, now, loads))
+    return decide(Ask(spec.policy, replicas, floor, spares, held, records, terms, now, loads, least))
 
 
 def again_times(pods: Iterable[PodFacts], spot_hash: str, terms: Terms, now: float) -> list[float]:
@@ -89,7 +91,7 @@ def _fate(pod: PodFacts, vain: frozenset[str]) -> Fate | None:
 
 
 def _held(pod: PodFacts, spot_hash: str) -> Held:
-    return Held(pod.name, pod.template_hash == spot_hash, pod.zone, _stage(pod), pod.created_at)
+    return Held(pod.name, pod.template_hash == spot_hash, pod.zone, _stage(pod), _since(pod))
 
 
 def _stage(pod: PodFacts) -> Stage:
@@ -99,7 +101,12 @@ def _stage(pod: PodFacts) -> Stage:
 
 
 def _hours(pod: PodFacts, now: float) -> float:
-    return max(0.0, now - pod.created_at) / HOUR
+    return max(0.0, now - _since(pod)) / HOUR
+
+
+def _since(pod: PodFacts) -> float:
+    """When it found its node: hours without one say nothing of how safe it is there."""
+    return max(pod.created_at, pod.scheduled_at) if pod.node else pod.created_at
 
 
 def _record(zone: SpotZone) -> ZoneRecord:

@@ -14,6 +14,10 @@ than the pod; what is there stays down to half of that. On-demand stands in for 
 that are starting, because it would start no sooner; and stays until they serve. Where prices are not known, zones go by
 counts (fewest of our pods, then fewest losses), spares are those declared, and stand-ins those of pods that have
 looked for a node in vain.
+
+Whatever the load, replicas that were promised (a floor, and one at least) are covered on demand, and so are those for
+which no spot pod is wanted because none is worth its price. While loads are still being learnt no spare is begun, and
+spares and stand-ins that are there stay: a new operator must not make a fleet anew.
 """
 
 from collections.abc import Sequence
@@ -95,7 +99,7 @@ def decide(ask: Ask) -> Decision:
     target = _target(view, zones, spot, spares)
     missing = max(0, target - len(spot))
     places = _pick(view, zones, missing, spares) if zones else ("",) * missing
-    stand_ins = _stand_ins(view, spot, places)
+    stand_ins = _stand_ins(view, spot, places, max(0, ask.needed - target))
     reasons = _reasons(view, spares, stand_ins, places)
     return Decision(ask.base + stand_ins, target, stand_ins, spares, places, _moves(view, zones, spot), reasons)
 
@@ -135,6 +139,8 @@ def _spares(view: _View, spot: Sequence[Held]) -> int:
         return min(ask.spare, ask.needed)
     if not ask.terms.priced or not view.estimates:
         return 0
+    if ask.learning:
+        return min(max(0, len(spot) - ask.needed), MOST_SPARES, ask.needed)
     zones = _crowd(view, spot, ask.needed + MOST_SPARES)
     spares = 0
     for count in range(1, min(MOST_SPARES, ask.needed) + 1):
@@ -194,30 +200,32 @@ def _order(view: _View, zone: str, more: int, spares: int) -> tuple[float, ...]:
     return found.chance < HOPEFUL, view.held.get(zone, 0) + more, found.losses_per_hour
 
 
-def _stand_ins(view: _View, spot: Sequence[Held], places: Sequence[str]) -> int:
-    """On-demand pods for spot that has no node; those that are there stay until spot serves."""
+def _stand_ins(view: _View, spot: Sequence[Held], places: Sequence[str], left: int) -> int:
+    """On-demand pods for spot that has no node, and for replicas `left` to none; they stay until spot serves."""
     ask = view.ask
     if ask.policy == "Required":
         return 0
     target = max(ask.needed, len(spot) + len(places)) if ask.spare is None else ask.needed
-    gap = max(0, target - sum(pod.stage == "Ready" for pod in spot))
+    ready = [pod.zone for pod in spot if pod.stage == "Ready"]
     nodes = [pod.zone for pod in spot if pod.stage != "Waiting"]
+    gap = max(0, target - len(ready))
     hopeful = [pod.zone for pod in spot if pod.stage == "Waiting" and not _hopeless(view, pod)]
     hopeful += [zone for zone in places if not zone or view.estimates[zone].chance >= HOPEFUL]
     there = sum(not pod.spot for pod in ask.pods) - ask.base
     uncovered = target - len(nodes) - len(hopeful)
     if not ask.terms.priced:
         return max(0, min(max(uncovered, there), gap))
-    begun = _worth(view, [*nodes, *hopeful], uncovered, 1.0)
-    kept = _worth(view, [pod.zone for pod in spot if pod.stage == "Ready"], min(there, gap), KEEP)
+    begun = _worth(view, [*nodes, *hopeful], uncovered, 1.0, left)
+    kept = min(there, gap) if ask.learning else _worth(view, ready, min(there, gap), KEEP, left)
     return max(0, min(max(begun, kept), gap))
 
 
-def _worth(view: _View, zones: Sequence[str], most: int, factor: float) -> int:
-    """On-demand pods beside spot in these zones that cost less than the shortfall that they prevent."""
+def _worth(view: _View, zones: Sequence[str], most: int, factor: float, left: int) -> int:
+    """On-demand pods beside spot in these zones: those that are owed, and more that cost less than the shortfall that
+    they prevent."""
     ask = view.ask
     price = (ask.terms.on_demand or 0.0) * factor
-    count = 0
+    count = max(0, min(most, max(left, ask.assured - ask.base - len(zones))))
     while count < most and view.cost(ask.base + count, zones) - view.cost(ask.base + count + 1, zones) >= price:
         count += 1
     return count

@@ -8,6 +8,7 @@ from sheaf_operator.planning.market.memory import ZoneRecord
 
 HOUR = 3600.0
 SHORTFALL = 350.0
+ENOUGH_LOADS = 10
 
 Policy = Literal["Never", "Preferred", "Required"]
 Stage = Literal["Ready", "Starting", "Waiting"]
@@ -50,7 +51,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A pod that is there to stay. `since`: its creation, Unix seconds; `zone` is "" where it may be any."""
+    """A pod that is there to stay. `zone` is "" where it may be any.
+
+    `since`: when it found its node, or was made where it has none (Unix seconds).
+    """
 
     name: str
     spot: bool
@@ -72,8 +76,9 @@ class Ask:
         records: what is remembered of zones, by name.
         terms: the market.
         now: Unix seconds.
-        loads: replicas that requests kept busy in each of the last minutes; none: nobody knows, and all wanted replicas
-            are taken for busy but for the terms' headroom.
+        loads: replicas that requests kept busy in each of the last minutes; fewer than ENOUGH_LOADS are not
+            trusted yet. None: nobody will know.
+        least: replicas that were promised whatever the load: declared, or the highest floor that holds.
     """
 
     policy: Policy
@@ -84,12 +89,25 @@ class Ask:
     records: Mapping[str, ZoneRecord]
     terms: Terms
     now: float
-    loads: tuple[float, ...] = ()
+    loads: tuple[float, ...] | None = None
+    least: int = 0
 
     @property
     def busy(self) -> tuple[float, ...]:
-        """Loads as they are known, or supposed."""
-        return self.loads or (self.replicas * (1.0 - self.terms.headroom),)
+        """Loads, none above the replicas wanted now; where they are not known, all of those but the headroom."""
+        if self.loads is None or self.learning:
+            return (self.replicas * (1.0 - self.terms.headroom),)
+        return tuple(min(load, self.replicas) for load in self.loads)
+
+    @property
+    def learning(self) -> bool:
+        """Whether loads will be known, and are not yet: nothing is judged superfluous or worth a spare by then."""
+        return self.loads is not None and len(self.loads) < ENOUGH_LOADS
+
+    @property
+    def assured(self) -> int:
+        """Replicas that are covered whatever the load: those promised, and one at least."""
+        return min(self.replicas, max(1, self.least))
 
     @property
     def base(self) -> int:

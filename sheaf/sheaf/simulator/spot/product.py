@@ -76,7 +76,7 @@ class Sheaf:
 
     def _ask(self, pool: Pool, wanted: int, terms: Terms) -> Ask:
         held = tuple(
-            Held(str(one.number), one.spot, one.zone, _stage(one), one.created) for one in pool.replicas.values()
+            Held(str(one.number), one.spot, one.zone, _stage(one), _since(one)) for one in pool.replicas.values()
         )
         loads = pool.loads(LOADS_S)
         return Ask("Preferred", wanted, self._floor, self._spare, held, self.records, terms, pool.now, loads)
@@ -95,7 +95,7 @@ class Sheaf:
         if not replica.spot:
             return 0.0
         found = estimate(self.records.get(replica.zone, ZoneRecord(replica.zone)), 0.0, 0, now)
-        return hazard(found.losses_per_hour, (now - replica.created) / 3600.0)
+        return hazard(found.losses_per_hour, (now - _since(replica)) / 3600.0)
 
     def _note(self, pool: Pool, replica: Replica, fate: Fate) -> None:
         if replica.number in pool.replicas:
@@ -105,6 +105,10 @@ class Sheaf:
         hours = (pool.now - (replica.granted or pool.now)) / 3600.0
         sighting = Sighting(str(replica.number), replica.zone, fate, hours, pool.now)
         self.records = remember(self.records, [sighting], frozenset())
+
+
+def _since(replica: Replica) -> float:
+    return replica.created if replica.granted is None else replica.granted
 
 
 def _stage(replica: Replica) -> Stage:
