@@ -126,6 +126,21 @@ def test_too_little_memory_names_the_limit_and_the_mend():
     assert "raise the agent's" in facts(pod(agent=crashing(137, "OOMKilled"))).message
 
 
+@pytest.mark.parametrize(
+    ("statuses", "backs_off"),
+    [
+        ({"agent": running(), "engine": crashing(137, "OOMKilled")}, True),
+        ({"agent": running(), "engine": crashing(1)}, True),
+        ({"agent": running(), "engine": running(ready=False, restartCount=1, lastState=ended(137)["state"])}, False),
+        ({"agent": running(), "engine": ended(137, "OOMKilled")}, False),
+        ({"agent": crashing(1), "engine": running()}, False),
+        ({}, False),
+    ],
+)
+def test_back_off_is_the_engines_whatever_it_ended_of(statuses: dict[str, Any], backs_off: bool):
+    assert facts(pod(**statuses)).backs_off is backs_off
+
+
 def test_too_little_memory_is_still_told_while_the_engine_starts_again():
     again = running(ready=False, restartCount=1, lastState=ended(137, "OOMKilled")["state"])
     assert facts(pod(agent=running(), engine=again)).reason == "OOMKilled"
