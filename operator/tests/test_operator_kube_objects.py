@@ -63,3 +63,21 @@ def test_a_refusal_that_was_written_is_told():
 def test_a_status_that_cannot_be_read_is_written_anew(status: Any):
     found = refused(status).action(NOW).status
     assert [one.reason for one in found.conditions] == ["Invalid"]
+
+
+UNREADABLE = {**STATUS, "autoscaling": {**AUTOSCALING, "coldStart": "soon"}, "readyReplicas": "all"}
+
+
+def test_one_field_of_a_status_that_cannot_be_read_costs_that_field_only():
+    found = read("Model", raw(UNREADABLE))
+    assert isinstance(found, Model)
+    assert found.status.autoscaling == ModelAutoscaling.model_validate(AUTOSCALING)
+    assert (found.status.replicas, found.status.ready_replicas) == (20, 0)
+    assert [zone.zone for zone in found.status.spot_zones] == ["a"]
+
+
+def test_a_refusal_keeps_all_of_the_status_that_can_be_read_and_names_none_of_its_fields():
+    refusal = refused(UNREADABLE)
+    assert refusal.action(NOW).status.autoscaling == ModelAutoscaling.model_validate(AUTOSCALING)
+    assert "spec.replicas" in refusal.message
+    assert "status" not in refusal.message
