@@ -126,6 +126,11 @@ def test_too_little_memory_names_the_limit_and_the_mend():
     assert "raise the agent's" in facts(pod(agent=crashing(137, "OOMKilled"))).message
 
 
+def test_restarts_of_the_engine_are_counted_apart():
+    found = facts(pod(fetch=ended(0, "Completed", restartCount=2), agent=running(restartCount=1), engine=crashing(1)))
+    assert (found.restarts, found.engine_restarts) == (6, 3)
+
+
 @pytest.mark.parametrize(
     ("statuses", "backs_off"),
     [

@@ -34,7 +34,8 @@ class PodFacts:
     `template_hash` is the hash of the PodTemplate that it was made from, `ended_at` when it failed for good (Unix
     seconds; 0: it did not, or nobody knows), `startup_limit` the seconds after which its engine is started again while
     it does not answer (0: nobody knows), `scheduled_at` when it found its node (Unix seconds; 0: not yet, or nobody
-    knows), `backs_off` whether its engine ended over and over and waits before it is started again.
+    knows), `backs_off` whether its engine ended over and over and waits before it is started again,
+    `restarts` how often a container was started again, `engine_restarts` how often the engine was.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PodFacts:
     startup_limit: float = 0.0
     scheduled_at: float = 0.0
     backs_off: bool = False
+    engine_restarts: int = 0
 
     @property
     def draining(self) -> bool:

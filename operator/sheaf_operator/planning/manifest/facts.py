@@ -88,6 +88,7 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
         scheduled_at=_scheduled_at(pod),
         startup_limit=_seconds(text(section(metadata, "annotations"), STARTUP_ANNOTATION)),
         backs_off=backs_off(_engine(pod)),
+        engine_restarts=count(_engine(pod), "restartCount"),
     )
 
 
