@@ -146,6 +146,14 @@ def test_back_off_is_the_engines_whatever_it_ended_of(statuses: dict[str, Any], 
     assert facts(pod(**statuses)).backs_off is backs_off
 
 
+def test_whether_an_engine_without_memory_waits_or_starts_is_told_apart():
+    again = running(ready=False, restartCount=1, lastState=ended(137, "OOMKilled")["state"])
+    pause = "; it is started again after a pause (the kubelet's back-off)"
+    assert facts(pod(agent=running(), engine=crashing(137, "OOMKilled"))).message.endswith(pause)
+    assert pause not in facts(pod(agent=running(), engine=again)).message
+    assert pause not in facts(pod(agent=running(), engine=ended(137, "OOMKilled"))).message
+
+
 def test_too_little_memory_is_still_told_while_the_engine_starts_again():
     again = running(ready=False, restartCount=1, lastState=ended(137, "OOMKilled")["state"])
     assert facts(pod(agent=running(), engine=again)).reason == "OOMKilled"

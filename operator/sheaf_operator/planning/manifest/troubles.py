@@ -24,6 +24,7 @@ _MEMORY_MEND = {
 }
 _LOGS = "its log says more"
 _BACK_OFF = "CrashLoopBackOff"
+_PAUSE = "it is started again after a pause (the kubelet's back-off)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ def _ended(container: Container) -> Trouble:
     if text(container.ended, "reason") == "OOMKilled":
         limit = f" (its limit is {container.memory})" if container.memory else ""
         mend = _MEMORY_MEND.get(container.name, "raise its memory limit")
-        return Trouble("OOMKilled", f"container {container.name} needed more memory than it may use{limit}; {mend}")
+        what = f"container {container.name} needed more memory than it may use{limit}; {mend}"
+        return Trouble("OOMKilled", f"{what}; {_PAUSE}" if container.why == _BACK_OFF else what)
     how = _how(container.ended)
     said = text(container.ended, "message")
     words = named_error(said) if "signal" in how else last_words(said)
