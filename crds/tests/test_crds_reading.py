@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
-from sheaf_crds import Model
-from sheaf_crds.reading import read_known
+from sheaf_crds import Model, ModelStatus
+from sheaf_crds.reading import read_known, readable_part
 
 
 def wire(**spec: Any) -> dict[str, Any]:
@@ -28,3 +30,42 @@ def test_what_is_wrong_besides_is_told(spec: dict[str, Any]):
     with pytest.raises(ValidationError, match="replicas") as told:
         read_known(Model, wire(**spec))
     assert told.value.error_count() == 1
+
+
+FIELDS = ["replicas", "autoscaling", "decisions", "desiredReplicas", "policy", "spotZones", "zone", "conditions", "odd"]
+DECISION = {"at": "2026-01-01T00:00:00Z", "before": 1, "after": 7, "reason": "X"}
+
+
+@pytest.mark.parametrize(
+    ("status", "left"),
+    [
+        ({"replicas": 3}, {"replicas": 3}),
+        ({"replicas": 3, "selector": ["a"]}, {"replicas": 3}),
+        ({"spotZones": [{"zone": "a"}, {"losses": 2.0}, {"zone": "c"}]}, {"spotZones": [{"zone": "a"}, {"zone": "c"}]}),
+        (
+            {"autoscaling": {"policy": "p", "desiredReplicas": 7, "decisions": [DECISION, {**DECISION, "at": "soon"}]}},
+            {"autoscaling": {"policy": "p", "desiredReplicas": 7, "decisions": [DECISION]}},
+        ),
+        ({"conditions": "odd"}, {}),
+        (["odd"], {}),
+        (None, {}),
+    ],
+)
+def test_of_a_status_the_smallest_part_that_cannot_be_read_is_left_out(status: Any, left: Any):
+    assert readable_part(ModelStatus, status) == left
+
+
+def test_where_what_is_left_does_not_do_either_nothing_is():
+    assert readable_part(Model, {"spec": 3}) == {}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.sampled_from([0, 1, -1, "", "1", "a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_whatever_a_status_holds_a_part_of_it_is_read(status: Any):
+    ModelStatus.model_validate(readable_part(ModelStatus, status))

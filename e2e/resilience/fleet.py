@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 from chart.installation import Installation, installation, ready_images
 from cluster.cluster import Cluster
+from cluster.errors import ClusterError
 from cluster.kubectl import Kubectl
 
 API_VERSION = "sheaf.dev/v1alpha1"
@@ -83,7 +84,10 @@ class Fleet:
 
     def settled(self, name: str, timeout: float = 90) -> Object:
         """The Model, once it is ready and nothing is left to do."""
-        found = self.kubectl.wait("model", name, "ready and at rest", at_rest, timeout)
+        try:
+            found = self.kubectl.wait("model", name, "ready and at rest", at_rest, timeout)
+        except ClusterError as error:
+            raise ClusterError("\n".join([str(error), *map(engine_story, self.pods(name))])) from error
         assert found is not None
         return found
 
@@ -149,6 +153,19 @@ def at_rest(model: Object | None) -> bool:
     """Whether a Model is ready and nothing is left to do."""
     progressing = condition_of(model, "Progressing")
     return condition_of(model, "Ready").get("status") == "True" and progressing.get("status") == "False"
+
+
+def engine_story(pod: Object) -> str:
+    """Why an engine is not ready, in one line: whether the kubelet backs off or the engine starts slowly."""
+    status = pod.get("status", {})
+    engine = next((one for one in status.get("containerStatuses", ()) if one["name"] == "engine"), {})
+    state = {word: facts for word, facts in engine.get("state", {}).items() if facts is not None}
+    ended = engine.get("lastState", {}).get("terminated") or {}
+    said = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    return (
+        f"pod {pod['metadata']['name']}: engine restartCount={engine.get('restartCount')} state={state} "
+        f"lastState.reason={ended.get('reason')} lastState.finishedAt={ended.get('finishedAt')} conditions={said}"
+    )
 
 
 def restarts(pod: Object) -> int:

@@ -169,7 +169,7 @@ def test_a_model_of_the_same_name_begins_anew():
 def test_cold_starts_are_learnt_from_pods_that_become_ready():
     index, model = fleet()
     scaler = Scaler(index, lambda _: replace(SPEED, kv_tokens=1))
-    starting = make_pod(model, "one", ready=False, phase="Starting", created_at=NOW, agent=None)
+    starting = make_pod(model, "one", ready=False, phase="Pending", created_at=NOW, agent=None)
     index.upsert(starting)
     scaler.observe(report(asked(1.0)), NOW)
     state = AgentState(engine="Ready", kv_tokens=5000, load=EngineLoad(kv_usage=0.5))

@@ -55,6 +55,10 @@ def test_on_an_accelerator_nothing_is_set_for_the_cpu():
         (4, ["-tp=2"], []),
         (4, ["--pipeline_parallel_size=4"], []),
         (4, ["--data-parallel-size=4"], []),
+        (8, ["--prefill-context-parallel-size=8"], []),
+        (8, ["--prefill_context_parallel_size", "8"], []),
+        (8, ["-pcp", "8"], []),
+        (8, ["--enable-prefix-caching"], ["--tensor-parallel-size=8"]),
     ],
 )
 def test_several_accelerators_are_one_group_unless_the_user_divides_them(count, args, expected):

@@ -5,10 +5,22 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_world import NOW, World, make_adapter, make_model, make_pod, make_policy, make_slo
+from operator_world import NOW, World, make_adapter, make_model, make_pod, make_policy, make_slo, of_kind
 from sheaf_crds import Model
 from sheaf_crds.agent_api import AdapterState, AgentState, EngineLoad
-from sheaf_operator.planning import ClusterSnapshot, Finding, FleetIndex, Key, Plan, PodFacts, plan, plan_key
+from sheaf_crds.model import ModelAutoscaling
+from sheaf_operator.planning import (
+    ClusterSnapshot,
+    CreatePod,
+    Finding,
+    FleetIndex,
+    Key,
+    Plan,
+    PodFacts,
+    UpdateStatus,
+    plan,
+    plan_key,
+)
 from sheaf_operator.planning.groups import Groups
 
 DELETED = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
@@ -144,6 +156,52 @@ def test_an_slo_that_comes_or_goes_touches_its_models_but_not_one_that_changes()
     ) == {Key("SLO", "x")}
     assert index.remove("SLO", "x") == {Key("SLO", "x"), *(Key("Model", name) for name in NAMES)}
     assert index.remove("SLO", "x") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "item"),
+    [("SLO", "sloRef", make_slo("x")), ("AutoscalingPolicy", "autoscalingPolicyRef", make_policy("x"))],
+)
+def test_what_cannot_be_read_is_not_said_to_be_missing(kind, field, item):
+    index, keys = FleetIndex(), {Key("Model", "m")}
+    index.upsert(make_model(**{field: {"name": "x"}}))
+
+    def resolved() -> tuple[str, str]:
+        actions = plan_key(index, Key("Model", "m"), NOW).actions
+        found = next(one.status for one in actions if one.key.startswith("status/Model")).condition("Resolved")
+        return found.reason, found.message
+
+    assert index.note_unreadable(kind, "x") >= keys
+    reason, message = resolved()
+    assert reason == f"{kind}Invalid"
+    assert message.startswith(f"{kind} x cannot be read; its own Ready condition says why")
+    assert index.upsert(item) >= keys
+    assert not index.unreadable(kind, "x")
+    assert index.note_unreadable(kind, "x") >= keys
+    assert index.remove(kind, "x") >= keys
+    assert resolved()[0] == f"{kind}NotFound"
+
+
+def test_without_a_policy_that_can_be_read_the_number_decided_last_stays_and_says_why():
+    index = FleetIndex()
+    record = ModelAutoscaling(policy="steady", desired_replicas=5)
+    model = make_model(autoscalingPolicyRef={"name": "steady"})
+    index.upsert(model.model_copy(update={"status": model.status.model_copy(update={"autoscaling": record})}))
+    index.note_unreadable("AutoscalingPolicy", "steady")
+    actions = plan_key(index, Key("Model", "m"), NOW).actions
+    assert len(of_kind(actions, CreatePod)) == 5
+    status = of_kind(actions, UpdateStatus)[0].status
+    assert (
+        "AutoscalingPolicy steady cannot be read; the number that was decided last" in status.condition("Ready").message
+    )
+
+
+def test_other_kinds_that_cannot_be_read_are_gone_for_what_is_planned():
+    index = FleetIndex()
+    index.upsert(make_model())
+    assert index.note_unreadable("Model", "m") == {Key("Model", "m")}
+    assert index.model("m") is None
+    assert index.note_unreadable("Adapter", "a") == index.remove("Adapter", "a") == frozenset()
 
 
 def test_a_policy_that_changes_touches_the_models_whose_bounds_it_sets():

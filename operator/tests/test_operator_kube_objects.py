@@ -7,6 +7,9 @@ from operator_world import NOW
 from sheaf_crds import Model, ModelStatus
 from sheaf_crds.model import ModelAutoscaling
 from sheaf_operator.cluster.kubernetes.objects import Refusal, read
+from sheaf_operator.cluster.kubernetes.resources import DECLARED
+from sheaf_operator.cluster.kubernetes.view import View
+from sheaf_operator.planning import FleetIndex, Key
 
 AUTOSCALING = {"policy": "steady", "desiredReplicas": 20, "season": [1.0] * 3}
 CONDITIONS = [
@@ -63,3 +66,34 @@ def test_a_refusal_that_was_written_is_told():
 def test_a_status_that_cannot_be_read_is_written_anew(status: Any):
     found = refused(status).action(NOW).status
     assert [one.reason for one in found.conditions] == ["Invalid"]
+
+
+UNREADABLE = {**STATUS, "autoscaling": {**AUTOSCALING, "coldStart": "soon"}, "readyReplicas": "all"}
+
+
+def test_one_field_of_a_status_that_cannot_be_read_costs_that_field_only():
+    found = read("Model", raw(UNREADABLE))
+    assert isinstance(found, Model)
+    assert found.status.autoscaling == ModelAutoscaling.model_validate(AUTOSCALING)
+    assert (found.status.replicas, found.status.ready_replicas) == (20, 0)
+    assert [zone.zone for zone in found.status.spot_zones] == ["a"]
+
+
+def test_a_refusal_keeps_all_of_the_status_that_can_be_read_and_names_none_of_its_fields():
+    refusal = refused(UNREADABLE)
+    assert refusal.action(NOW).status.autoscaling == ModelAutoscaling.model_validate(AUTOSCALING)
+    assert "spec.replicas" in refusal.message
+    assert "status" not in refusal.message
+
+
+def test_the_view_tells_the_models_of_a_policy_that_it_is_there_and_cannot_be_read():
+    view = View(FleetIndex(), lambda: NOW, lambda: None, lambda *_: None)
+    view.take(DECLARED["Model"], raw(None, autoscalingPolicyRef={"name": "steady"}))
+    view.taken()
+    meta = {"name": "steady", "uid": "P", "resourceVersion": "6"}
+    view.take(DECLARED["AutoscalingPolicy"], {"metadata": meta, "spec": {"maxReplicas": "many"}})
+    assert view.index.unreadable("AutoscalingPolicy", "steady")
+    assert Key("Model", "m") in view.taken()
+    view.drop(DECLARED["AutoscalingPolicy"], "steady", "P")
+    assert not view.index.unreadable("AutoscalingPolicy", "steady")
+    assert Key("Model", "m") in view.taken()

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import aiohttp
 import pytest
 from operator_api import NAMESPACE, FakeApi, fake_api
+from prometheus_client import CollectorRegistry
 from sheaf_operator.cluster.kubernetes import lease_keeper
 from sheaf_operator.cluster.kubernetes.client import ApiServer
 from sheaf_operator.cluster.kubernetes.lease_keeper import LeaseKeeper
 from sheaf_operator.handlers import lease
+from sheaf_operator.handlers.surface import application, serving
 from structlog.testing import capture_logs
 
 
@@ -97,8 +100,44 @@ async def test_without_the_permission_nobody_acts(api: FakeApi) -> None:
     async with candidate(api, "one") as one:
         await asyncio.sleep(0.3)
         assert not one.holds()
+        assert one.forbidden.startswith("this operator may not use the Lease sheaf-operator, so it does not act")
         api.refuse.clear()
         await until(one.holds)
+        assert one.forbidden == ""
+
+
+async def test_a_candidate_that_may_not_use_the_lease_says_so_again_and_again(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_keeper, "REPEAT", 0.1)
+    api.refuse["get", "leases"] = (403, {"message": "forbidden"}, {})
+    with capture_logs() as said:
+        async with candidate(api, "two") as two:
+            await until(lambda: len(said) >= 3)
+            assert {line["error"] for line in said} == {two.forbidden}
+    assert "let its Role get and update the lease sheaf-operator" in said[0]["error"]
+
+
+async def test_one_that_stands_by_is_not_forbidden_any_more(api: FakeApi) -> None:
+    api.refuse["get", "leases"] = (403, {"message": "forbidden"}, {})
+    async with candidate(api, "two") as two:
+        await until(lambda: two.forbidden)
+        spec = {"holderIdentity": "one", "leaseDurationSeconds": 60}
+        api.put("Lease", "sheaf-operator", spec=spec)
+        api.refuse.clear()
+        await until(lambda: not two.forbidden)
+        assert not two.holds()
+
+
+async def test_readiness_says_why_a_process_is_of_no_use() -> None:
+    why = ["it may not"]
+    shown = application(CollectorRegistry(), lambda: why[0])
+    async with serving(shown, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "it may not\n")
+        why[0] = ""
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize(("status", "level"), [(403, "debug"), (404, "debug"), (500, "warning")])

@@ -126,6 +126,34 @@ def test_too_little_memory_names_the_limit_and_the_mend():
     assert "raise the agent's" in facts(pod(agent=crashing(137, "OOMKilled"))).message
 
 
+def test_restarts_of_the_engine_are_counted_apart():
+    found = facts(pod(fetch=ended(0, "Completed", restartCount=2), agent=running(restartCount=1), engine=crashing(1)))
+    assert (found.restarts, found.engine_restarts) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "backs_off"),
+    [
+        ({"agent": running(), "engine": crashing(137, "OOMKilled")}, True),
+        ({"agent": running(), "engine": crashing(1)}, True),
+        ({"agent": running(), "engine": running(ready=False, restartCount=1, lastState=ended(137)["state"])}, False),
+        ({"agent": running(), "engine": ended(137, "OOMKilled")}, False),
+        ({"agent": crashing(1), "engine": running()}, False),
+        ({}, False),
+    ],
+)
+def test_back_off_is_the_engines_whatever_it_ended_of(statuses: dict[str, Any], backs_off: bool):
+    assert facts(pod(**statuses)).backs_off is backs_off
+
+
+def test_whether_an_engine_without_memory_waits_or_starts_is_told_apart():
+    again = running(ready=False, restartCount=1, lastState=ended(137, "OOMKilled")["state"])
+    pause = "; it is started again after a pause (the kubelet's back-off)"
+    assert facts(pod(agent=running(), engine=crashing(137, "OOMKilled"))).message.endswith(pause)
+    assert pause not in facts(pod(agent=running(), engine=again)).message
+    assert pause not in facts(pod(agent=running(), engine=ended(137, "OOMKilled"))).message
+
+
 def test_too_little_memory_is_still_told_while_the_engine_starts_again():
     again = running(ready=False, restartCount=1, lastState=ended(137, "OOMKilled")["state"])
     assert facts(pod(agent=running(), engine=again)).reason == "OOMKilled"

@@ -188,12 +188,12 @@ def strays(draw, models):
 @pytest.mark.parametrize(
     ("fields", "goes"),
     [
-        ({"restarts": 1}, True),
-        ({"restarts": 0}, False),
-        ({"restarts": 1, "startup_limit": 600.0}, False),
-        ({"restarts": 1, "startup_limit": 0.0}, False),
-        ({"restarts": 1, "agent": AgentState(engine="Unhealthy", engine_epoch=3)}, False),
-        ({"restarts": 1, "phase": "Ready", "ready": True}, False),
+        ({"engine_restarts": 1}, True),
+        ({"engine_restarts": 0, "restarts": 2}, False),
+        ({"engine_restarts": 1, "startup_limit": 600.0}, False),
+        ({"engine_restarts": 1, "startup_limit": 0.0}, False),
+        ({"engine_restarts": 1, "agent": AgentState(engine="Unhealthy", engine_epoch=3)}, False),
+        ({"engine_restarts": 1, "phase": "Ready", "ready": True}, False),
     ],
 )
 def test_a_pod_that_was_ended_too_early_begins_anew_when_it_may_take_longer(fields, goes):

@@ -207,26 +207,40 @@ def test_a_template_that_never_gets_ready_is_told_and_takes_nothing_from_service
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "leaves"),
+    ("state", "reason", "backs_off", "leaves"),
     [
-        (AgentState(engine="Stopped", draining=True, drains_until_restart=True), "", False),
-        (AgentState(engine="Unhealthy", engine_epoch=7), "", False),
-        (AgentState(engine="Stopped", engine_epoch=7), "CrashLoopBackOff", True),
-        (AgentState(engine="Starting"), "", True),
+        (AgentState(engine="Stopped", draining=True, drains_until_restart=True), "", False, False),
+        (AgentState(engine="Unhealthy", engine_epoch=7), "", False, False),
+        (AgentState(engine="Stopped", engine_epoch=7), "OOMKilled", False, False),
+        (AgentState(engine="Stopped", engine_epoch=7), "OOMKilled", True, True),
+        (AgentState(engine="Stopped", engine_epoch=7), "CrashLoopBackOff", True, True),
+        (AgentState(engine="Starting"), "", False, True),
     ],
 )
-def test_a_rollout_that_stalls_leaves_a_pod_of_before_that_starts_anew(state, reason, leaves):
+def test_a_rollout_that_stalls_leaves_a_pod_of_before_that_starts_anew(state, reason, backs_off, leaves):
     before, model = make_model(replicas=2), make_model(replicas=2, engine={"name": "emulator", "args": ["--bad=1"]})
     outdated = template_hash(before)
     unready = {"phase": "Starting", "ready": False}
-    stuck = make_pod(model, "stuck", **unready, reason="CrashLoopBackOff", restarts=9)
+    stuck = make_pod(model, "stuck", **unready, reason="CrashLoopBackOff", backs_off=True, restarts=9)
     serving = make_pod(before, "serving", template_hash=outdated)
-    fallen = make_pod(before, "fallen", template_hash=outdated, agent=state, reason=reason, **unready)
+    fallen = make_pod(
+        before, "fallen", template_hash=outdated, agent=state, reason=reason, backs_off=backs_off, **unready
+    )
     assert gone(model, stuck, serving, fallen) == ({"fallen"} if leaves else set())
     new = make_pod(model, "new", agent=holding())
     assert "fallen" in gone(model, new, serving, fallen)
     scaled = make_model(replicas=1, engine={"name": "emulator", "args": ["--bad=1"]})
     assert "fallen" in gone(scaled, serving, fallen)
+
+
+def test_the_mend_of_a_loop_without_memory_takes_the_place_of_the_pod_that_has_it():
+    """Where there is no room for one pod more, the only room is that of the pod which never serves again."""
+    before, model = make_model(replicas=1), make_model(replicas=1, engine={"name": "emulator", "args": ["--less=1"]})
+    state = AgentState(engine="Stopped", engine_epoch=7)
+    unready = {"ready": False, "restarts": 5, "template_hash": template_hash(before), "agent": state}
+    looping = make_pod(before, "looping", phase="Starting", reason="OOMKilled", backs_off=True, **unready)
+    waits = make_pod(model, "waits", phase="Pending", ready=False, reason="Unschedulable", agent=None)
+    assert gone(model, looping, waits) == {"looping"}
 
 
 def test_a_model_that_never_got_ready_says_so_when_its_time_is_up():

@@ -66,3 +66,19 @@ def test_where_none_serves_there_is_hope_for_a_while_and_then_an_answer() -> Non
     clock.now += HOPE_S / 2
     assert readiness.reached(*failing)
     assert readiness.reached([model("a")], [pod("a", ready=True)])
+
+
+@pytest.mark.parametrize("between", [pod("a"), pod("a", ready=True)])
+def test_what_did_not_fail_for_a_while_is_given_hope_again(between: PodFacts) -> None:
+    clock = Clock()
+    readiness = Readiness(clock)
+    failing = [model("a")], [pod("a", reason="InsufficientMemory")]
+    assert not readiness.reached(*failing)
+    clock.now += 5
+    readiness.reached([model("a")], [between])
+    clock.now += HOPE_S
+    assert not readiness.reached(*failing)
+    clock.now += HOPE_S / 2
+    assert not readiness.reached(*failing)
+    clock.now += HOPE_S / 2
+    assert readiness.reached(*failing)

@@ -66,7 +66,7 @@ class Operator:
             stack.push_async_callback(cluster.agents.close)
             host, port = self.config.address
             bound = await stack.enter_async_context(
-                serving(application(self.registry, cluster.complete.is_set), host, port)
+                serving(application(self.registry, lambda: _unready(cluster, keeper)), host, port)
             )
             _log.info("starts", namespace=namespace, identity=self.identity, server=access.host, port=bound)
             await self._operate(cluster, keeper, reconciler, autoscaling)
@@ -147,3 +147,10 @@ async def _running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[
         await asyncio.wait({task})
         if not task.cancelled():
             task.result()
+
+
+def _unready(cluster: KubernetesCluster, keeper: LeaseKeeper) -> str:
+    """Why this process is of no use; a candidate that may never lead must not take the place of one that may."""
+    if not cluster.complete.is_set():
+        return "the first view of the cluster is not complete yet"
+    return keeper.forbidden

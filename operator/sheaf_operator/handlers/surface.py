@@ -1,4 +1,4 @@
-"""What the process shows over HTTP: /metrics, /healthz (the loop lives), /readyz (the first view is complete)."""
+"""What the process shows over HTTP: /metrics, /healthz (the loop lives), /readyz (a whole view; may lead)."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,8 +13,13 @@ class ListenError(Exception):
     """The address cannot be listened on."""
 
 
-def application(registry: CollectorRegistry, ready: Callable[[], bool]) -> web.Application:
-    """The three pages; asked within the loop that does the work, so an answer shows that it lives."""
+def application(registry: CollectorRegistry, unready: Callable[[], str]) -> web.Application:
+    """The three pages; asked within the loop that does the work, so an answer shows that it lives.
+
+    Args:
+        registry: what /metrics shows.
+        unready: why it is of no use yet, empty where it is.
+    """
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -23,9 +28,8 @@ def application(registry: CollectorRegistry, ready: Callable[[], bool]) -> web.A
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if ready():
-            return web.Response(text="ok\n")
-        return web.Response(text="the first view of the cluster is not complete yet\n", status=503)
+        why = unready()
+        return web.Response(text=f"{why}\n", status=503) if why else web.Response(text="ok\n")
 
     app = web.Application(client_max_size=LARGEST_REQUEST)
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sheaf_crds import Adapter, AutoscalingPolicy, Model
+from sheaf_crds.judge import references
 from sheaf_crds.model import ModelAutoscaling, SpotZone
 
 from sheaf_operator.planning.actions import Action, CreatePod, Plan, PodTemplate, SetCatalog
@@ -117,7 +118,9 @@ def _family(
 ) -> _Family:
     spec, digest = model.spec, index.settings_digest
     policy = index.policy(spec.autoscaling_policy_ref.name) if spec.autoscaling_policy_ref else None
-    desired = desired_replicas(model, policy, index.scaling(model.name))
+    unreadable = _unreadable(index, model)
+    readable = "AutoscalingPolicy" not in unreadable
+    desired = desired_replicas(model, policy, index.scaling(model.name), readable=readable)
     templates = pod_template(model, digest), pod_template(model, digest, spot=True)
     least = assured_replicas(model, policy, index.scaling(model.name), desired.replicas)
     market = _market(index, model, templates, (desired.replicas, least), pods, now)
@@ -128,7 +131,7 @@ def _family(
         pods,
         desired,
         wanted,
-        _finding(index, model, policy),
+        _finding(index, model, policy, unreadable),
         index.refusal(model.name),
         scaling_record(model, index.scaling(model.name)),
     )
@@ -161,9 +164,16 @@ def _market_times(index: FleetIndex, family: _Family, now: float) -> list[float]
     return again_times(family.pods, family.wanted.spot.hash, _terms(index, family.model), now)
 
 
-def _finding(index: FleetIndex, model: Model, policy: AutoscalingPolicy | None) -> Finding | None:
+def _unreadable(index: FleetIndex, model: Model) -> frozenset[str]:
+    """The kinds of what a Model refers to that is there and cannot be read."""
+    return frozenset(ref.kind for ref in references(model) if index.unreadable(ref.kind, ref.name))
+
+
+def _finding(
+    index: FleetIndex, model: Model, policy: AutoscalingPolicy | None, unreadable: frozenset[str]
+) -> Finding | None:
     slo = model.spec.slo_ref is not None and index.slo(model.spec.slo_ref.name) is not None
-    between = judge_model(model, index.adapter(model.name), policy, slo=slo)
+    between = judge_model(model, index.adapter(model.name), policy, slo=slo, unreadable=unreadable)
     found = [finding for finding in (between, index.obstacle(model)) if finding is not None]
     return next((finding for finding in found if finding.blocks), found[0] if found else None)
 

@@ -15,7 +15,7 @@ MODULES = {"vllm": "vllm.entrypoints.openai.api_server", "emulator": "sheaf_engi
 CPU_BLOCK_SIZE = 32
 OWNED_ENV = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 DEFAULT_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-DIVIDED_BY_USER = ("--tensor-p", "--pi", "--data-p", "-tp", "-pp", "-dp")
+DIVIDED_BY_USER = ("--tensor-p", "--pi", "--data-p", "--prefill-c", "-tp", "-pp", "-dp", "-pcp")
 CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 

@@ -21,7 +21,8 @@ from sheaf_operator.planning.scaling import Scaling
 from sheaf_operator.planning.snapshot import ClusterSnapshot, PodFacts
 
 KeyKind = Literal["Model", "SLO", "AutoscalingPolicy"]
-ItemKind = Literal["Model", "Adapter", "SLO", "AutoscalingPolicy", "Pod"]
+DeclaredKind = Literal["Model", "Adapter", "SLO", "AutoscalingPolicy"]
+ItemKind = DeclaredKind | Literal["Pod"]
 Item = Model | Adapter | SLO | AutoscalingPolicy | PodFacts
 Obstacle = Callable[[Model], Finding | None]
 
@@ -58,6 +59,7 @@ class FleetIndex:
         self._slos: dict[str, SLO] = {}
         self._policies: dict[str, AutoscalingPolicy] = {}
         self._pods: dict[str, PodFacts] = {}
+        self._unreadable: set[tuple[str, str]] = set()
         self._refusals: dict[str, str] = {}
         self._scalings: dict[str, Scaling] = {}
         self._windows: dict[str, tuple[SLOWindow, ...]] = {}
@@ -70,6 +72,7 @@ class FleetIndex:
             return self._put_pod(item)
         if item.metadata.deletion_timestamp is not None:
             return self.remove(item.kind, item.name)
+        self._unreadable.discard((item.kind, item.name))
         if isinstance(item, Model):
             return self._put_model(item)
         if isinstance(item, Adapter):
@@ -82,13 +85,26 @@ class FleetIndex:
         """Forget an object or a pod, the one with that UID only where one is given; returns the keys to plan."""
         if uid and uid != self._uid(kind, name):
             return frozenset()
+        unread = (kind, name) in self._unreadable
+        self._unreadable.discard((kind, name))
         if kind == "Model":
             return self._drop_model(name)
         if kind == "Adapter":
             return self._drop_adapter(name)
         if kind == "Pod":
             return self._drop_pod(name)
-        return self._drop_usable(kind, self._slos if kind == "SLO" else self._policies, name)
+        dirty = self._drop_usable(kind, self._slos if kind == "SLO" else self._policies, name)
+        return dirty | self._users(kind, name) if unread else dirty
+
+    def note_unreadable(self, kind: DeclaredKind, name: str) -> frozenset[Key]:
+        """Take that an object is there and cannot be read; returns the keys to plan."""
+        dirty = self.remove(kind, name)
+        self._unreadable.add((kind, name))
+        return dirty | self._users(kind, name) if kind in self._models_with else dirty
+
+    def unreadable(self, kind: str, name: str) -> bool:
+        """See `note_unreadable`."""
+        return (kind, name) in self._unreadable
 
     def replace(self, snapshot: ClusterSnapshot) -> frozenset[Key]:
         """Become that snapshot; returns the keys whose plan may have changed."""

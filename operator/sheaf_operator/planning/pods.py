@@ -148,7 +148,7 @@ def _tries_longer(wanted: Wanted, pods: Iterable[PodFacts], removed: Collection[
         DeletePod(pod.name, pod.uid, reason)
         for pod in pods
         if 0 < pod.startup_limit < wanted.spec.startup_timeout
-        and pod.restarts
+        and pod.engine_restarts
         and not (pod.ready or pod.recovering or pod.ended or pod.name in removed)
     ]
 

@@ -37,17 +37,19 @@ class Scaling:
     least: int = 0
 
 
-def desired_replicas(model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None = None) -> Desired:
+def desired_replicas(
+    model: Model, policy: AutoscalingPolicy | None, scaling: Scaling | None = None, *, readable: bool = True
+) -> Desired:
     """The number that counts: the policy's where it has decided, else spec.replicas within the bounds of both.
 
     A number that the status remembers is brought within the policy's bounds only when autoscaling has looked: windows
-    may allow more, and a Model may sleep below them.
+    may allow more, and a Model may sleep below them. Without `readable` the policy is there and cannot be read.
     """
     decided = _decided(model, scaling)
     if policy is not None and decided is not None:
         return Desired(decided, _owned(model, policy, decided))
     if model.spec.autoscaling_policy_ref is not None and decided is not None:
-        return _held(model, model.spec.autoscaling_policy_ref.name, decided)
+        return _held(model, model.spec.autoscaling_policy_ref.name, decided, readable=readable)
     return _declared(model, policy)
 
 
@@ -85,11 +87,11 @@ def _owned(model: Model, policy: AutoscalingPolicy, decided: int) -> str:
     return f"AutoscalingPolicy {policy.name} decides the number, replicas {declared} of the spec does not count"
 
 
-def _held(model: Model, policy: str, decided: int) -> Desired:
+def _held(model: Model, policy: str, decided: int, *, readable: bool) -> Desired:
     low, high = _bounds(model, None)
-    return Desired(
-        max(low, min(decided, high)), f"AutoscalingPolicy {policy} is not there; the number that was decided last stays"
-    )
+    why = "is not there" if readable else "cannot be read"
+    note = f"AutoscalingPolicy {policy} {why}; the number that was decided last stays"
+    return Desired(max(low, min(decided, high)), note)
 
 
 def _declared(model: Model, policy: AutoscalingPolicy | None) -> Desired:

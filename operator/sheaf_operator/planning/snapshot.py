@@ -34,7 +34,8 @@ class PodFacts:
     `template_hash` is the hash of the PodTemplate that it was made from, `ended_at` when it failed for good (Unix
     seconds; 0: it did not, or nobody knows), `startup_limit` the seconds after which its engine is started again while
     it does not answer (0: nobody knows), `scheduled_at` when it found its node (Unix seconds; 0: not yet, or nobody
-    knows).
+    knows), `backs_off` whether its engine ended over and over and waits before it is started again,
+    `restarts` how often a container was started again, `engine_restarts` how often the engine was.
     """
 
     name: str
@@ -56,6 +57,8 @@ class PodFacts:
     ended_at: float = 0.0
     startup_limit: float = 0.0
     scheduled_at: float = 0.0
+    backs_off: bool = False
+    engine_restarts: int = 0
 
     @property
     def draining(self) -> bool:
@@ -102,7 +105,7 @@ class PodFacts:
     def recovering(self) -> bool:
         """Whether the pod has served and its engine starts anew, and not over and over."""
         served = self.agent is not None and (self.agent.engine_epoch > 0 or self.restarting)
-        return served and self.live and not self.serving and self.reason != "CrashLoopBackOff"
+        return served and self.live and not self.serving and not self.backs_off
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,8 @@ class LocalPod:
             node="localhost",
             startup_limit=self.template.spec.startup_timeout,
             agent=self.agent_state if self.agent.healthy else None,
+            engine_restarts=self.engine.restarts,
+            backs_off=self.engine.reason == "CrashLoopBackOff",
         )
 
     def _phase(self) -> Phase:

@@ -1,7 +1,8 @@
 """When `sheaf up` may say `ready`: every Model serves, or has said why it cannot.
 
-Where none serves at all it waits HOPE_S longer: what failed is tried again, and may only have failed in passing. Then
-it says so all the same, for those who wait for the line must not wait for ever: the endpoint answers, with the reasons.
+Where none serves at all it waits HOPE_S longer: what failed is tried again, and may only have failed in passing. What
+then does not fail for as long is a new beginning, with a hope of its own. In the end it says so all the same, for those
+who wait for the line must not wait for ever: the endpoint answers, with the reasons.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ class Readiness:
     def __init__(self, ticks: Callable[[], float]) -> None:
         self._ticks = ticks
         self._given_up: float | None = None
+        self._hoped: float | None = None
 
     def reached(self, models: Iterable[Model], pods: Iterable[PodFacts]) -> bool:
         """Whether there is nothing more to wait for."""
@@ -25,13 +27,17 @@ class Readiness:
         serving = {pod.model for pod in pods if pod.ready}
         failing = {pod.model for pod in pods if pod.reason} | {m.name for m in models if _refused(m)}
         wanted = {model.name for model in models if wanted_replicas(model)}
-        if not wanted <= serving | failing:
-            return False
-        return not wanted or bool(serving) or self._hopeless()
+        reached = wanted <= serving | failing
+        if reached and wanted and not serving:
+            return self._hopeless()
+        self._hoped = self._ticks() if self._hoped is None else self._hoped
+        return reached
 
     def _hopeless(self) -> bool:
         now = self._ticks()
-        self._given_up = now if self._given_up is None else self._given_up
+        if self._given_up is None or (self._hoped is not None and now - self._hoped >= HOPE_S):
+            self._given_up = now
+        self._hoped = None
         return now - self._given_up >= HOPE_S
 
 

@@ -26,6 +26,8 @@ from sheaf_operator.handlers.lease import (
 )
 
 CALL_TIMEOUT = 3.0
+REPEAT = 60.0
+FORBIDDEN = 403
 GONE = {401, 403, 404}  # an uninstallation removes account, Role and namespace while the operator still ends
 
 _log = structlog.get_logger("sheaf.operator.lease")
@@ -47,12 +49,19 @@ class LeaseKeeper:
         self._standing = Standing(self.identity)
         self._held = False
         self._trouble = ""
+        self._told_at = 0.0
+        self._forbidden = ""
         self._leader = Gauge("sheaf_operator_leader", "1 where this process may act.", registry=self.registry)
         self._renewals = Counter("sheaf_operator_lease_writes", "Lease writes.", ["result"], registry=self.registry)
 
     def holds(self) -> bool:
         """Whether this process may act now."""
         return holds(self._standing, self.ticks())
+
+    @property
+    def forbidden(self) -> str:
+        """Why this process can never act until its permissions change; empty where they do."""
+        return self._forbidden
 
     async def run(self) -> None:
         """Compete and hold until cancelled."""
@@ -94,6 +103,7 @@ class LeaseKeeper:
 
     async def _do(self, wanted: Wish) -> float:
         if wanted.do == "wait":
+            self._forbidden = ""
             return max(0.0, wanted.seconds)
         asked_at = self.ticks()
         try:
@@ -107,7 +117,7 @@ class LeaseKeeper:
             raise
         self._renewals.labels("done").inc()
         self._standing = written(self._standing, record, asked_at)
-        self._trouble = ""
+        self._trouble = self._forbidden = ""
         return max(0.0, wish(self._standing, self.ticks()).seconds)
 
     async def _claim(self) -> Record:
@@ -151,8 +161,10 @@ class LeaseKeeper:
     def _complain(self, error: BaseException) -> None:
         text = str(error) or type(error).__name__
         self._renewals.labels("failed").inc()
-        if text != self._trouble:
-            self._trouble = text
+        if isinstance(error, ApiError) and error.status == FORBIDDEN:
+            self._forbidden = text = _mend(self.name, text)
+        if text != self._trouble or self.ticks() >= self._told_at + REPEAT:
+            self._trouble, self._told_at = text, self.ticks()
             _log.warning("the Lease cannot be looked at or written", lease=self.name, error=text)
 
     def _tell(self) -> None:
@@ -164,6 +176,13 @@ class LeaseKeeper:
         holder = self._standing.record.holder if self._standing.record else ""
         _log.info("leads" if held else "does not lead", lease=self.name, identity=self.identity, holder=holder)
         self.moved()
+
+
+def _mend(name: str, said: str) -> str:
+    return (
+        f"this operator may not use the Lease {name}, so it does not act: let its Role get and update the lease {name} "
+        f"(coordination.k8s.io) and create leases ({said})"
+    )
 
 
 def _record(raw: Raw) -> Record:

@@ -3,9 +3,10 @@
 The API server has checked an object against the CRD when it was written. Fields that a newer CRD has are left out;
 what cannot be read without them was written under another version of the CRD, or past it. Then Ready says so and the
 rest of the status stays: it holds what autoscaling and the choice of zones remember. A status that cannot be read is no
-reason to refuse: it is written anew.
+reason to refuse: the parts that cannot are left out and written anew.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from sheaf_crds import (
     ModelStatus,
     SLOStatus,
 )
-from sheaf_crds.reading import read_known
+from sheaf_crds.reading import read_known, readable_part
 
 from sheaf_operator.cluster.kubernetes.resources import Raw
 from sheaf_operator.planning import UpdateStatus
@@ -30,6 +31,7 @@ from sheaf_operator.planning.conditions import Verdict, conditions
 Declared = Model | Adapter | SLO | AutoscalingPolicy
 INVALID = "Invalid"
 FIELDS_NAMED = 3
+_STATUS = re.compile(r"status\b")
 _TYPES: dict[str, type[Declared]] = {
     "Model": Model,
     "Adapter": Adapter,
@@ -73,17 +75,14 @@ def read(kind: Kind, raw: Raw) -> Declared | Refusal:
     try:
         return read_known(_TYPES[kind], wanted)
     except ValidationError as error:
-        problems = _problems(error)
-    if all(path.startswith("status") for path, _ in problems):
-        return read(kind, {**wanted, "status": {}})
+        problems = [problem for problem in _problems(error) if not _STATUS.match(problem[0])]
+    if not problems:
+        return read(kind, {**wanted, "status": readable_part(_STATUSES[kind], raw.get("status"))})
     return _refusal(kind, raw, problems)
 
 
 def _stored_status(kind: Kind, raw: Raw) -> AnyStatus:
-    try:
-        return read_known(_STATUSES[kind], raw.get("status") or {})
-    except ValidationError:
-        return _STATUSES[kind]()
+    return _STATUSES[kind].model_validate(readable_part(_STATUSES[kind], raw.get("status")))
 
 
 def _refusal(kind: Kind, raw: Raw, problems: Iterable[tuple[str, str]]) -> Refusal:

@@ -166,7 +166,7 @@ class View:
         if isinstance(item, Refusal):
             key = refusal_key(place)
             self.refusals.setdefault(key, {})[place] = item
-            self.mark({key} | self.index.remove(*place))  # type: ignore[arg-type]
+            self.mark({key} | self.index.note_unreadable(*place))  # type: ignore[arg-type]
         else:
             self.mark(self.index.upsert(item))
 

@@ -33,11 +33,15 @@ SpeedOf = Callable[[Model], Speed | None]
 
 @dataclass(slots=True)
 class _Known:
-    """What is remembered of one Model, by the UID of which it holds."""
+    """What is remembered of one Model, by the UID of which it holds.
+
+    `seen` are its pods as of the last look (None: there was none), `starting` those of them that were never ready.
+    """
 
     uid: str
     memory: Memory
     starting: frozenset[str] = frozenset()
+    seen: frozenset[str] | None = None
     reasons: tuple[Reason, ...] = ()
     demand: Demand | None = None
     record: ModelAutoscaling | None = None
@@ -126,14 +130,15 @@ class Scaler:
         return known
 
     def _learn(self, known: _Known, pods: Iterable[PodFacts], longest_s: float, now: float) -> None:
-        """Take the start of each pod that was seen starting and serves now."""
+        """Take the first start of each pod that was seen starting and serves now; what starts anew is no cold start."""
         pods = list(pods)
         for pod in pods:
-            if pod.ready and pod.uid in known.starting and now > pod.created_at:
+            if pod.ready and pod.uid in known.starting and not pod.restarts and now > pod.created_at:
                 before, seen = known.memory.cold_start_s, _start_s(pod, longest_s, now)
                 learnt = seen if before is None else before + _LEARNING * (seen - before)
                 known.memory = replace(known.memory, cold_start_s=learnt)
-        known.starting = frozenset(pod.uid for pod in pods if pod.live and not pod.ready)
+        known.starting = frozenset(pod.uid for pod in pods if _starts(pod, known))
+        known.seen = frozenset(pod.uid for pod in pods)
 
     def _facts(self, model: Model, slo: SLO | None, pods: Iterable[PodFacts], memory: Memory) -> Facts:
         spec = model.spec
@@ -178,6 +183,15 @@ class Scaler:
         demands = (demand_of(model, reports, now) for model in self._index.models_under(slo.name))
         quiet = (demand.quiet_s for demand in demands if demand is not None)
         return min((seconds for seconds in quiet if seconds is not None), default=float("inf"))
+
+
+def _starts(pod: PodFacts, known: _Known) -> bool:
+    """Whether a pod starts for the first time. A first look goes by what is certain: its engine has never answered."""
+    if pod.ready or pod.restarts or not pod.live:
+        return False
+    if known.seen is None:
+        return pod.phase == "Pending" or (pod.agent is not None and not pod.agent.engine_epoch)
+    return pod.uid in known.starting or pod.uid not in known.seen
 
 
 def _start_s(pod: PodFacts, longest_s: float, now: float) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 
 from sheaf_crds.agent_api import AgentState
 
+from sheaf_operator.planning.manifest.containers import ENGINE
 from sheaf_operator.planning.manifest.pod import SPOT_ANNOTATION, STARTUP_ANNOTATION, ZONE_ANNOTATION
 from sheaf_operator.planning.manifest.scheduling import MODEL_LABEL, TEMPLATE_LABEL, ZONE_LABEL, spot_labels
 from sheaf_operator.planning.manifest.signals import agent_notice, most_urgent, node_notice, pod_notice
-from sheaf_operator.planning.manifest.troubles import STARTS_SLOWLY, Trouble, container_trouble, shorten
+from sheaf_operator.planning.manifest.troubles import STARTS_SLOWLY, Trouble, backs_off, container_trouble, shorten
 from sheaf_operator.planning.manifest.wire import count, items, parse_time, section, text
 from sheaf_operator.planning.snapshot import Notice, Phase, PodFacts
 
@@ -86,6 +87,8 @@ def pod_facts(pod: Mapping[str, Any], node: NodeFacts | None, agent: AgentState 
         notice=most_urgent(pod_notice(pod), node.notice if node else None, agent_notice(agent)),
         scheduled_at=_scheduled_at(pod),
         startup_limit=_seconds(text(section(metadata, "annotations"), STARTUP_ANNOTATION)),
+        backs_off=backs_off(_engine(pod)),
+        engine_restarts=count(_engine(pod), "restartCount"),
     )
 
 
@@ -106,6 +109,10 @@ def _owner_uid(metadata: Mapping[str, Any]) -> str:
 
 def _statuses(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*items(pod, "status", "initContainerStatuses"), *items(pod, "status", "containerStatuses")]
+
+
+def _engine(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((status for status in _statuses(pod) if text(status, "name") == ENGINE), {})
 
 
 def _condition(value: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

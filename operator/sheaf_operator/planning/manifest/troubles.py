@@ -23,6 +23,8 @@ _MEMORY_MEND = {
     FETCH: "raise the fetch's memory limit in the chart's resources",
 }
 _LOGS = "its log says more"
+_BACK_OFF = "CrashLoopBackOff"
+_PAUSE = "it is started again after a pause (the kubelet's back-off)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ def container_trouble(pod: Mapping[str, Any]) -> Trouble:
     """The first trouble of the pod's containers, in the order in which they start."""
     found = (_trouble(container) for container in _containers(pod))
     return next((trouble for trouble in found if trouble.reason), Trouble())
+
+
+def backs_off(status: Mapping[str, Any]) -> bool:
+    """Whether a container waits in the kubelet's back-off, whatever it ended of (`status`: of containerStatuses)."""
+    return text(section(status, "state", "waiting"), "reason") == _BACK_OFF
 
 
 def last_words(message: str) -> str:
@@ -100,7 +107,7 @@ def _container(status: Mapping[str, Any], spec: Mapping[str, Any]) -> Container:
         text(status, "name"),
         text(spec, "image") or text(status, "image"),
         waiting,
-        ended if failed or text(waiting, "reason") == "CrashLoopBackOff" else {},
+        ended if failed or backs_off(status) else {},
         text(section(spec, "resources", "limits"), "memory"),
     )
 
@@ -121,13 +128,14 @@ def _ended(container: Container) -> Trouble:
     if text(container.ended, "reason") == "OOMKilled":
         limit = f" (its limit is {container.memory})" if container.memory else ""
         mend = _MEMORY_MEND.get(container.name, "raise its memory limit")
-        return Trouble("OOMKilled", f"container {container.name} needed more memory than it may use{limit}; {mend}")
+        what = f"container {container.name} needed more memory than it may use{limit}; {mend}"
+        return Trouble("OOMKilled", f"{what}; {_PAUSE}" if container.why == _BACK_OFF else what)
     how = _how(container.ended)
     said = text(container.ended, "message")
     words = named_error(said) if "signal" in how else last_words(said)
     if container.name == FETCH:
         return Trouble("FetchFailed", f"the model cannot be fetched: {words or how}")
-    reason = "CrashLoopBackOff" if container.why == "CrashLoopBackOff" else f"{container.name.capitalize()}Ended"
+    reason = _BACK_OFF if container.why == _BACK_OFF else f"{container.name.capitalize()}Ended"
     what = f"container {container.name} ended with {how}"
     return Trouble(reason, f"{what}: {words}" if words else f"{what}; {_LOGS}")
 
