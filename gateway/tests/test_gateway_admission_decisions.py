@@ -113,6 +113,23 @@ def busy(terms: Terms, *, service_s: float = 2.0, first_s: float = 0.5) -> Admis
     return door
 
 
+def test_times_of_a_crowd_that_is_let_in_no_more_are_not_learnt_and_forgotten():
+    door, terms = Admission(), Terms(ttft=1.0, ttft_limit=5.0)
+    crowd = [ask(number, terms=terms, slots=50) for number in range(50)]
+    for one in crowd:
+        door.decide(one, 0.0)
+    for one in crowd[30:]:
+        door.release(one, 9.0, service_s=9.0, first_s=9.0)
+    assert door.demand("m", 9.0, ready=True).service_s == 9.0
+    door.decide(ask("later", terms=terms, slots=10), 9.0)
+    for one in crowd[20:30]:
+        door.release(one, 12.0, service_s=12.0, first_s=12.0)
+    assert door.demand("m", 12.0, ready=True).service_s == 0.0
+    assert isinstance(door.decide(ask("next", terms=terms, slots=10), 12.0), Wait)
+    door.release(crowd[0], 12.0, service_s=3.0, first_s=3.0)
+    assert door.demand("m", 12.0, ready=True).service_s == 3.0
+
+
 def test_what_cannot_begin_in_the_promised_time_is_refused_early_with_the_reason():
     door = busy(Terms(ttft=1.0, ttft_limit=5.0))
     terms = Terms(ttft=1.0, ttft_limit=5.0)

@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sheaf_gateway.admission.slots import adapted, reserve
+from sheaf_gateway.admission.slots import Bounds, adapted, reserve
 
 QUICK = settings(max_examples=60, deadline=None)
 
@@ -19,6 +19,16 @@ def settled(bound: int, capacity: int, demand: int, ceiling: int = 256, foreign:
 def test_a_saturated_engine_is_given_what_it_runs_and_a_small_reserve():
     assert settled(256, 8, 1000) == 10
     assert settled(256, 64, 1000) == 73
+
+
+def test_a_queue_that_two_reports_tell_of_is_no_burst():
+    bounds = Bounds(256)
+    crowded = {"own": 50, "running": 8, "waiting": 42}
+    assert [bounds.hear("p", **crowded) for _ in range(2)] == [128, 10]
+    bounds.forget(["p"])
+    assert bounds.hear("p", **crowded) == 128
+    assert bounds.hear("p", own=50, running=50, waiting=0) == 128
+    assert bounds.hear("p", **crowded) == 64
 
 
 def test_an_engine_that_can_take_more_gets_more():

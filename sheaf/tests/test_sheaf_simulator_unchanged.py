@@ -16,8 +16,8 @@ from sheaf.simulator.world import Result, Setting, World
 from sheaf_crds import SLO, Adapter, AutoscalingPolicy, KubeObject, Model
 
 KINDS = {"Model": Model, "Adapter": Adapter, "SLO": SLO, "AutoscalingPolicy": AutoscalingPolicy}
-CHAT = "087247704fe35d18"
-FLEET = "d333fefce74aa313"
+CHAT = "a82215d72deaab8e"
+FLEET = "0aafbc65f0631aec"
 
 
 def declared(kind: str, name: str, **spec: Any) -> KubeObject:

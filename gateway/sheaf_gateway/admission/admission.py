@@ -118,6 +118,7 @@ class Admission:
         gate = self._gate(ask)
         if ask.model in self.others:
             ask = msgspec.structs.replace(ask, slots=self._share(gate, ask.model, ask.slots, 1))
+        gate.let_in(ask.slots)
         fits = len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready"
         refusal = (self.limits.take if fits else self.limits.check)(ask.scopes, ask.tokens, now) if ask.scopes else None
         if refusal is not None:
@@ -172,7 +173,7 @@ class Admission:
         if bill is None:
             return
         gate.busy_at = now
-        gate.learn(service_s, first_s)
+        gate.learn(bill, service_s, first_s)
         prompt = bill.prompt if uncached is None else uncached
         gate.charge(bill, prompt, bill.output if output is None else output)
         if service_s is not None:
@@ -183,7 +184,10 @@ class Admission:
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
         """The waiter whose turn it is, now admitted, or None while there is no room or nobody waits."""
         gate = self._gates.get(model)
-        if gate is None or gate.running >= (self._share(gate, model, slots, 0) if self.others else slots):
+        if gate is None:
+            return None
+        gate.let_in(self._share(gate, model, slots, 0) if self.others else slots)
+        if gate.running >= gate.slots:
             return None
         waiter = gate.line.next(now, gate.first_s)
         if waiter is None:

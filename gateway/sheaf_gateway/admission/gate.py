@@ -82,9 +82,10 @@ class Sizes:
 
 
 class Bill(msgspec.Struct):
-    """What a request under way has been charged, in tokens."""
+    """What a request under way has been charged, in tokens; `crowd` were under way when it came in, with itself."""
 
     tenant: Tenant
+    crowd: int = 1
     prompt: float = 0.0
     output: float = 0.0
 
@@ -94,6 +95,7 @@ class Gate:
 
     __slots__ = (
         "_charged",
+        "among",
         "arrivals",
         "bills",
         "busy_at",
@@ -103,6 +105,7 @@ class Gate:
         "refused",
         "service_s",
         "sizes",
+        "slots",
     )
 
     def __init__(self, policy: Policy) -> None:
@@ -115,7 +118,16 @@ class Gate:
         self.refused = 0
         self.sizes = Sizes()
         self.busy_at = 0.0
+        self.slots = 0
+        self.among = 0.0
         self._charged: dict[str, Tenant] | None = None
+
+    def let_in(self, slots: int) -> None:
+        """So many may be under way from now on; times that were learnt among twice as many say nothing any more."""
+        self.slots = slots
+        if 0 < slots < self.among / 2.0:
+            self.first_s = self.among = 0.0
+            self.learnt = False
 
     @property
     def running(self) -> int:
@@ -131,7 +143,7 @@ class Gate:
         """A request begins to be served."""
         if not self.line.books.plain:
             self.line.books.enter(tenant)
-        bill = self.bills[ask.request_id] = Bill(tenant)
+        bill = self.bills[ask.request_id] = Bill(tenant, len(self.bills) + 1)
         self.charge(bill, prompt, 0.0)
 
     def charge(self, bill: Bill, prompt: float, output: float) -> None:
@@ -158,8 +170,12 @@ class Gate:
         charged, self._charged = self._charged, {}
         return [(name, tenant.served, tenant.weight) for name, tenant in charged.items()]
 
-    def learn(self, service_s: float | None, first_s: float | None) -> None:
-        """Note how long a request that went well was served, and how long its first token took."""
+    def learn(self, bill: Bill, service_s: float | None, first_s: float | None) -> None:
+        """Note how long a request that went well was served, and how long its first token took; not of one that came in
+        among more than twice as many as are let in now, for it waited where nobody will have to."""
+        if bill.crowd > 2 * self.slots:
+            return
+        self.among += (_SMOOTHING if self.among else 1.0) * (bill.crowd - self.among)
         if service_s is not None:
             self.service_s += (_SMOOTHING if self.learnt else 1.0) * (service_s - self.service_s)
             self.learnt = True
