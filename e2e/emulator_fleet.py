@@ -110,6 +110,12 @@ class EmulatorFleet:
     def running(self) -> list[Pod]:
         return [pod for pod in self.pods if pod.process is not None and pod.process.poll() is None]
 
+    def outcomes(self, request_id: str) -> list[tuple[str, str | None]]:
+        """What became of each attempt of a request: the pod, and how it ended."""
+        record = httpx.get(f"{self.url}/sheaf/v1/decisions/{request_id}", timeout=60)
+        attempts = record.json()["attempts"] if record.status_code == 200 else []
+        return [(attempt["decision"]["pod"], attempt["outcome"]) for attempt in attempts]
+
     def metric(self, name: str) -> float:
         return sum(float(line.rsplit(" ", 1)[1]) for line in self.lines(name))
 

@@ -75,6 +75,7 @@ async def stream(session: aiohttp.ClientSession, url: str, path: str, body: dict
         async with session.post(f"{url}{path}", json=body) as response:
             if response.status != 200:
                 said.problem = f"{response.status} {await response.text()}"
+                said.ids.add(response.headers.get("x-request-id", ""))
                 return said
             at = time.monotonic()
             async for piece in response.content.iter_any():

@@ -118,7 +118,8 @@ def test_streams_over_pods_that_die_say_what_they_would_have_said(tmp_path: Path
 
 
 async def over_emulators(folder: Path) -> None:
-    with emulator_fleet(folder, PODS, "--profile", "h100-8b", "--speed", "0.5", accessLog=False) as fleet:
+    config = {"accessLog": False, "limits": {"maxAttempts": 8, "maxDecisions": 2 * STREAMS}}
+    with emulator_fleet(folder, PODS, "--profile", "h100-8b", "--speed", "0.5", **config) as fleet:
         kinds = [request(number, "base", TOKENS) for number in range(PROMPTS)]
         alone = await many(fleet.url, kinds, 24)
         assert all(said.whole for said in alone), [said.problem for said in alone if said.problem]
@@ -146,7 +147,7 @@ def judge(fleet: EmulatorFleet, crowd: Crowd, losing: Losing, alone: list[Said],
         f"{moves:.0f} continuations, {refused:.0f} refused, {len(broken)} broken, {len(wrong)} different; {seconds:.0f} s; "
         f"longest stream {longest:.1f} s, longest silence {silence:.1f} s; memory grew by {grown / 2**20:.0f} MiB"
     )
-    assert broken == [], [said.problem for said in broken][:3]
+    assert broken == [], [(said.problem, [fleet.outcomes(name) for name in said.ids]) for said in broken][:3]
     assert wrong == [], wrong[:2]
     assert losing.lost == LOSSES
     assert moves > LOSSES
