@@ -118,8 +118,7 @@ class Admission:
         gate = self._gate(ask)
         if ask.model in self.others:
             ask = msgspec.structs.replace(ask, slots=self._share(gate, ask.model, ask.slots, 1))
-        gate.let_in(ask.slots)
-        fits = len(gate.bills) < ask.slots and not gate.line.size and ask.availability == "Ready"
+        fits = gate.let_in(ask.slots) and not gate.line.size and ask.availability == "Ready"
         refusal = (self.limits.take if fits else self.limits.check)(ask.scopes, ask.tokens, now) if ask.scopes else None
         if refusal is not None:
             return over_limit(refusal)
@@ -184,10 +183,7 @@ class Admission:
     def next_waiter(self, model: str, slots: int, now: float) -> Ask | None:
         """The waiter whose turn it is, now admitted, or None while there is no room or nobody waits."""
         gate = self._gates.get(model)
-        if gate is None:
-            return None
-        gate.let_in(self._share(gate, model, slots, 0) if self.others else slots)
-        if gate.running >= gate.slots:
+        if gate is None or not gate.let_in(self._share(gate, model, slots, 0) if self.others else slots):
             return None
         waiter = gate.line.next(now, gate.first_s)
         if waiter is None:

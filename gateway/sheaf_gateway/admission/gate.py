@@ -122,12 +122,14 @@ class Gate:
         self.among = 0.0
         self._charged: dict[str, Tenant] | None = None
 
-    def let_in(self, slots: int) -> None:
-        """So many may be under way from now on; times that were learnt among twice as many say nothing any more."""
+    def let_in(self, slots: int) -> bool:
+        """So many may be under way from now on: whether there is room for one more. Times that were learnt among twice
+        as many say nothing any more."""
         self.slots = slots
         if 0 < slots < self.among / 2.0:
             self.first_s = self.among = 0.0
             self.learnt = False
+        return len(self.bills) < slots
 
     @property
     def running(self) -> int:
