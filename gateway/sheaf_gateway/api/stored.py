@@ -4,6 +4,7 @@ They compute nothing, so they pass no admission and weigh on no ledger. An answe
 is: whole JSON objects, whole events, and nothing else of what an engine may say.
 """
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -61,10 +62,9 @@ def _target(request: Request) -> tuple[str, str]:
 
 def _holder(core: "Inference", name: str, caller: Caller) -> Pod:
     fleet = core.store.fleet
-    models = {served.model for served in fleet.served.values() if caller.may_use(served.name)}
-    pods = (pod for model in models for pod in fleet.pods_of(model))
+    pods = itertools.chain.from_iterable(fleet.pods.values())
     pod = response_ids.holder(name, core.salts.of(caller.tenant), pods)
-    if pod is None:
+    if pod is None or not any(s.model == pod.model and caller.may_use(s.name) for s in fleet.served.values()):
         raise failures.no_response(name)
     return pod
 
