@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import msgspec
 import xxhash
 
-from sheaf_gateway.routing.prefix import BLOCK
+from sheaf_gateway.routing.prefix import BLOCK, leading
 
 BlockHash = Hashable
 
@@ -89,14 +89,7 @@ class Blocks:
 
     def matched(self, chain: Sequence[int]) -> int:
         """Leading hashes of the chain that are held."""
-        marks, low, high = self.marks, 0, len(chain)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if chain[middle - 1] in marks:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return leading(self.marks, chain)
 
     def depth(self, chain: Sequence[int], prompt: bytes) -> Depth:
         """How far a prompt is held, to the KV block.

@@ -14,11 +14,12 @@ A pod's engine that starts again begins with nothing. A wrong entry can only mak
 """
 
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from sheaf_gateway.routing.blocks import NOTHING, Blocks, Depth
+from sheaf_gateway.routing.prefix import leading
 
 PodKey = tuple[str, int]
 Held = OrderedDict[int, None]
@@ -73,7 +74,7 @@ class PrefixIndex:
                 found.append(0)
                 continue
             if chain[guess - 1] not in held or (guess < whole and chain[guess] in held):
-                guess = _matched(held, chain)
+                guess = leading(held, chain, 1)
             found.append(guess)
         return self._with_announced(chain, pods, found) if self.announced else found
 
@@ -137,7 +138,7 @@ class PrefixIndex:
         for place, pod in enumerate(pods):
             engine = self.announced.get(pod)
             if engine is not None and chain[0] in engine.blocks.marks:
-                found[place] = max(found[place], _matched(engine.blocks.marks, chain))
+                found[place] = max(found[place], leading(engine.blocks.marks, chain, 1))
         return found
 
     def _give_up(self, excess: int) -> None:
@@ -153,14 +154,3 @@ class PrefixIndex:
 
     def _largest(self) -> Held:
         return max(self._pods.values(), key=len)
-
-
-def _matched(held: Container[int], chain: Sequence[int]) -> int:
-    low, high = 1, len(chain)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if chain[middle - 1] in held:
-            low = middle
-        else:
-            high = middle - 1
-    return low

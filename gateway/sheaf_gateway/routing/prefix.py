@@ -9,7 +9,7 @@ of a block.
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import xxhash
 
@@ -81,3 +81,15 @@ def _extend(hashes: list[int], digest: int, rendered: bytes, begin: int, block: 
     for position in range(begin, len(rendered) - block + 1, block):
         digest = hashed(rendered[position : position + block], digest)
         add(digest)
+
+
+def leading(held: Container[int], chain: Sequence[int], known: int = 0) -> int:
+    """Leading hashes of the chain that are held, at least so many: whoever has one has all before it."""
+    low, high = known, len(chain)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if chain[middle - 1] in held:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from sheaf_gateway.routing.cost import Coefficients, compute, pairs, tokens
-from sheaf_gateway.routing.prefix import BLOCK
+from sheaf_gateway.routing.prefix import BLOCK, leading
 from sheaf_gateway.warming.recent import Seen
 
 WORTH = 0.25
@@ -85,7 +85,7 @@ def choose(seen: Sequence[Seen], price: Coefficients, budget: Budget) -> Choice:
     while heap and len(found) < budget.requests:
         best = heapq.heappop(heap)
         one = seen[best.place]
-        depth = _depth(one.chain, covered)
+        depth = leading(covered, one.chain)
         if depth > best.covered:
             heapq.heappush(heap, _offer(one, best.place, depth, shared, took, until, price))
             continue
@@ -128,15 +128,3 @@ def _block_ms(depth: int, price: Coefficients) -> float:
     """Milliseconds of prefill for one block after so many."""
     own = tokens(BLOCK)
     return compute(own, pairs(own, own * depth), price)
-
-
-def _depth(chain: Sequence[int], covered: set[int]) -> int:
-    """Leading blocks that are covered; whoever has one has all before it."""
-    low, high = 0, len(chain)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if chain[middle - 1] in covered:
-            low = middle
-        else:
-            high = middle - 1
-    return low
